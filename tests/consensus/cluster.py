@@ -1,0 +1,208 @@
+"""A whole cluster of real drivers, cores and logs in one thread; the network, the api and storage are lists."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vaultdb.clock import NS_PER_MS
+from vaultdb.config import Config, NodeAddress, NodeConfig
+from vaultdb.consensus.driver import Driver
+from vaultdb.consensus.log import LogTail, WriteAheadLog
+from vaultdb.consensus.log_writer import Completion, Write
+from vaultdb.consensus.peer_format import Item, decode, encode
+from vaultdb.consensus.process import raft_config
+from vaultdb.consensus.storage_stream import StorageStream
+from vaultdb.raft.messages import NodeId
+from vaultdb.raft.node import RaftNode
+from vaultdb.raft.state import Role
+from vaultdb.wire import ipc
+from vaultdb.wire.codec import pack, unpack
+
+FAR_NS = 1 << 60
+PAYLOAD = pack([[1, [1, [b"k", b"v"]]]])
+
+
+def config(nodes: int, data_dir: Path) -> Config:
+    members = tuple(
+        NodeAddress(
+            id=n, name=f"node{n}", host="127.0.0.1", http_port=1000 + n, peer_port=2000 + n, native_port=3000 + n
+        )
+        for n in range(nodes)
+    )
+    return Config(nodes=members, data_dir=str(data_dir))
+
+
+@dataclass
+class Inbox:
+    """The api process: it only remembers."""
+
+    answers: list[list[Any]]
+
+    def send(self, message: bytes) -> bool:
+        self.answers.append(unpack(message))
+        return True
+
+
+@dataclass
+class Member:
+    """One node and everything around its driver."""
+
+    node: NodeConfig
+    cluster: Cluster
+    driver: Driver = field(init=False)
+    raft: RaftNode = field(init=False)
+    log: WriteAheadLog = field(init=False)
+    tail: LogTail = field(init=False)
+    answers: list[list[Any]] = field(default_factory=list)
+    """What the api was told since the start, over all lives of the process."""
+    entries: dict[int, bytes] = field(default_factory=dict)
+    """What storage was given, by index: never two different payloads."""
+    is_up: bool = False
+    connected: set[NodeId] = field(default_factory=set)
+    writes: deque[Write] = field(default_factory=deque)
+    applies: bool = True
+
+    def start(self) -> None:
+        self.log = WriteAheadLog(self.node.log_dir, "test", self.node.id)
+        self.tail = self.log.tail()
+        rng = random.Random(self.cluster.rng.random())
+        self.raft = RaftNode(raft_config(self.node), self.log.restored, self.log, rng)
+        self.driver = Driver(
+            self.node,
+            self.raft,
+            self.log,
+            self,
+            self,
+            Inbox(self.answers),
+            StorageStream(self.storage_send),
+            first_context=self.cluster.rng.getrandbits(62),
+        )
+        self.writes.clear()
+        self.is_up = True
+        self.connected = {m.node.id for m in self.cluster.members if m.is_up and m is not self}
+        for other in self.cluster.members:
+            if other.is_up and other is not self:
+                other.connected.add(self.node.id)
+        self.driver.on_storage([ipc.SUBSCRIBE, 1, max(self.entries, default=0), 0])
+
+    def kill(self) -> None:
+        """What was not synced is gone; the others see the connection break."""
+        self.is_up = False
+        self.tail.close()
+        self.log.close()
+        self.cluster.network = [packet for packet in self.cluster.network if self.node.id not in packet[:2]]
+        for other in self.cluster.members:
+            if other.is_up:
+                other.connected.discard(self.node.id)
+                other.driver.on_connection(self.node.id, connected=False)
+
+    # The interfaces that the driver needs.
+
+    def send(self, peer: NodeId, item: Item) -> None:
+        self.cluster.network.append((self.node.id, peer, encode("test", self.node.id, peer, [item])))
+
+    def flush(self) -> list[NodeId]:
+        return []
+
+    def submit(self, write: Write) -> None:
+        self.writes.append(write)
+
+    def storage_send(self, message: bytes) -> bool:
+        _, _, first, payloads = unpack(message)
+        for index, payload in enumerate(payloads, first):
+            assert self.entries.setdefault(index, payload) == payload, f"entry {index} was applied with two contents"
+        return True
+
+    # What the tests do with it.
+
+    def propose(self, batch: int, *, queued: bool = False, payload: bytes = PAYLOAD) -> None:
+        self.driver.on_api([ipc.PROPOSE, 1, batch, FAR_NS, queued, payload], self.cluster.now_ns)
+
+    def ask_read(self, batch: int) -> None:
+        self.driver.on_api([ipc.READ_INDEX, 1, batch, FAR_NS], self.cluster.now_ns)
+
+    def answers_to(self, batch: int) -> list[list[Any]]:
+        return [answer for answer in self.answers if answer[2] == batch]
+
+    def sync(self) -> None:
+        while self.is_up and self.writes:
+            write = self.writes.popleft()
+            written = None
+            if write.hard_state is not None or write.entries:
+                written = self.tail.write(write.hard_state, write.entries, 1 << 16)
+            self.driver.on_durable([Completion(write.number, written)])
+
+    def turn(self) -> None:
+        if self.is_up:
+            self.driver.turn(self.cluster.now_ns, self.cluster.now_ns // NS_PER_MS)
+            if self.applies and self.entries:
+                self.driver.on_storage([ipc.APPLIED, 1, max(self.entries), max(self.entries)])
+
+    def committed_batches(self) -> list[tuple[int, int]]:
+        """(origin, batch) of everything that storage was given, in order."""
+        found = []
+        for _, payload in sorted(self.entries.items()):
+            if payload:
+                found += [(origin, batch) for origin, _, batch, _ in unpack(payload)[1]]
+        return found
+
+
+class Cluster:
+    def __init__(self, nodes: int, data_dir: Path, seed: int = 1) -> None:
+        self.rng = random.Random(seed)
+        self.now_ns = 1
+        self.network: list[tuple[NodeId, NodeId, bytes]] = []
+        self.isolated: set[NodeId] = set()
+        """Nodes that reach nobody and are reached by nobody, without a connection breaking."""
+        self.members: list[Member] = []
+        whole = config(nodes, data_dir)
+        self.members = [Member(whole.node(n), self) for n in range(nodes)]
+        for member in self.members:
+            member.start()
+
+    def step(self, ms: int = 10, loss: float = 0.0) -> None:
+        """Pass time, deliver what is on the way, sync, and give every node a turn."""
+        self.now_ns += ms * NS_PER_MS
+        for member in self.members:
+            if member.is_up:
+                member.driver.pass_ticks(ms // 10)
+                member.turn()
+        for _ in range(6):
+            packets, self.network = self.network, []
+            for src, dst, frame in packets:
+                if self.members[dst].is_up and not {src, dst} & self.isolated and self.rng.random() >= loss:
+                    for item in decode(frame)[3]:
+                        self.members[dst].driver.on_peer(src, item)
+            for member in self.members:
+                member.sync()
+                member.turn()
+
+    def run(self, ms: int) -> None:
+        for _ in range(ms // 10):
+            self.step()
+
+    def elect(self, within_ms: int = 5000) -> Member:
+        """Run until there is a leader that everybody alive follows."""
+        for _ in range(within_ms // 10):
+            self.step()
+            if (leader := self.leader()) is not None:
+                return leader
+        raise AssertionError(f"no leader within {within_ms} ms")
+
+    def leader(self) -> Member | None:
+        alive = [member for member in self.members if member.is_up and member.node.id not in self.isolated]
+        leaders = [m for m in alive if m.raft.role is Role.LEADER and all(a.raft.leader == m.node.id for a in alive)]
+        return leaders[0] if leaders else None
+
+    def follower(self) -> Member:
+        leader = self.leader()
+        return next(member for member in self.members if member.is_up and member is not leader)
+
+    def close(self) -> None:
+        for member in self.members:
+            if member.is_up:
+                member.kill()

@@ -1,0 +1,256 @@
+"""The log: what is known where, and what each watermark promises."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.raft.disk import SimulatedDisk, Write
+from vaultdb.errors import BrokenInvariant, CorruptData
+from vaultdb.raft.log import RaftLog
+from vaultdb.raft.messages import Entry, EntryKind
+from vaultdb.raft.state import FRESH, HardState, RestoredState
+
+MEMORY_BYTES = 1 << 20
+
+
+def entries(first: int, *terms: int, payload: bytes = b"0123456789") -> list[Entry]:
+    return [Entry(term, first + n, EntryKind.COMMAND, payload) for n, term in enumerate(terms)]
+
+
+def log_with(*terms: int, disk: SimulatedDisk | None = None, memory_bytes: int = MEMORY_BYTES) -> RaftLog:
+    """A log that was written in this life, nothing of it durable."""
+    log = RaftLog(FRESH, disk or SimulatedDisk(), memory_bytes)
+    log.append(entries(1, *terms))
+    return log
+
+
+def restored(*terms: int, commit: int = 0) -> tuple[RaftLog, SimulatedDisk]:
+    """A log that was found on the disk."""
+    disk = SimulatedDisk(HardState(max(terms), -1, commit), durable=entries(1, *terms))
+    return RaftLog(disk.restored(), disk, MEMORY_BYTES), disk
+
+
+def write(log: RaftLog, disk: SimulatedDisk, number: int) -> None:
+    """One write, from the log to the disk and reported durable."""
+    disk.pending.append(Write(number, None, log.take_unwritten(), []))
+    log.written(number)
+    disk.complete_one()
+    log.persisted(number)
+
+
+def terms(log: RaftLog) -> list[int]:
+    return [log.term(index) for index in range(log.base_index + 1, log.last_index + 1)]
+
+
+class TestMerge:
+    @pytest.mark.parametrize(
+        ("first", "new", "result"),
+        [
+            (5, (), [1, 1, 2, 2]),
+            (5, (3, 3), [1, 1, 2, 2, 3, 3]),
+            (3, (2, 2), [1, 1, 2, 2]),
+            (1, (1,), [1, 1, 2, 2]),
+            (3, (2, 2, 2), [1, 1, 2, 2, 2]),
+            (4, (3,), [1, 1, 2, 3]),
+            (2, (1, 3), [1, 1, 3]),
+            (1, (3,), [3]),
+        ],
+    )
+    @pytest.mark.parametrize("on_disk", [False, True])
+    def test_only_a_conflict_truncates(
+        self, first: int, new: tuple[int, ...], result: list[int], on_disk: bool
+    ) -> None:
+        """Paper §5.3. The same in memory and on the disk."""
+        log = restored(1, 1, 2, 2)[0] if on_disk else log_with(1, 1, 2, 2)
+        log.merge(entries(first, *new))
+        assert terms(log) == result
+        assert log.last_term == result[-1]
+
+    def test_committed_entries_are_never_truncated(self) -> None:
+        log = log_with(1, 1, 2)
+        log.commit_to(2)
+        with pytest.raises(BrokenInvariant, match="truncation to 1, below the commit index 2"):
+            log.merge(entries(2, 3))
+        assert terms(log) == [1, 1, 2]
+
+    def test_a_gap_is_refused(self) -> None:
+        with pytest.raises(BrokenInvariant, match="entry 5 appended to a log that ends at 3"):
+            log_with(1, 1, 2).merge(entries(5, 3))
+
+
+class TestDurability:
+    def test_stable_follows_the_writes_in_order(self) -> None:
+        log = log_with(1, 1)
+        assert [entry.index for entry in log.take_unwritten()] == [1, 2]
+        log.written(1)
+        log.append(entries(3, 1))
+        assert [entry.index for entry in log.take_unwritten()] == [3]
+        log.written(2)
+        assert (log.stable_index, log.has_unwritten, log.writes_outstanding) == (0, False, True)
+        log.persisted(1)
+        assert log.stable_index == 2
+        log.persisted(2)
+        assert (log.stable_index, log.writes_outstanding) == (3, False)
+
+    def test_one_completion_covers_earlier_writes(self) -> None:
+        log = log_with(1, 1)
+        for number in (1, 2, 3):
+            log.append(entries(log.last_index + 1, 1))
+            log.take_unwritten()
+            log.written(number)
+        log.persisted(3)
+        assert log.stable_index == 5
+
+    def test_numbers_that_are_not_under_way_are_passed_over(self) -> None:
+        log = log_with(1)
+        log.take_unwritten()
+        log.written(1)
+        log.persisted(2)
+        assert log.stable_index == 0
+
+    def test_truncation_lowers_what_is_stable_and_what_will_be(self) -> None:
+        log = log_with(1, 1, 1)
+        log.take_unwritten()
+        log.written(1)
+        log.merge(entries(3, 2))
+        assert [entry.index for entry in log.take_unwritten()] == [3]
+        log.written(2)
+        log.persisted(1)
+        assert log.stable_index == 2
+        log.persisted(2)
+        assert log.stable_index == 3
+        log.merge(entries(2, 3))
+        assert log.stable_index == 1
+
+    def test_a_commit_counts_here_once_it_is_durable(self) -> None:
+        log = log_with(1, 1)
+        log.commit_to(2)
+        assert (log.commit_index, log.durable_commit_index) == (2, 0)
+        log.take_unwritten()
+        log.written(1)
+        log.persisted(1)
+        assert log.durable_commit_index == 2
+
+
+class TestMemory:
+    def test_durable_applied_entries_leave_memory_oldest_first(self) -> None:
+        disk = SimulatedDisk()
+        log = log_with(*[1] * 10, disk=disk, memory_bytes=40)
+        assert log.memory_bytes == 100
+        write(log, disk, 1)
+        log.commit_to(8)
+        log.applied_to(5)
+        assert log.memory_bytes == 50, "what is not applied must stay"
+        log.applied_to(8)
+        assert 20 <= log.memory_bytes <= 40
+        assert terms(log) == [1] * 10
+        assert log.slice(1, 10, MEMORY_BYTES)[0][0].index == 1
+
+    def test_slices_come_from_disk_and_from_memory(self) -> None:
+        disk = SimulatedDisk()
+        log = log_with(*[1] * 10, disk=disk, memory_bytes=40)
+        write(log, disk, 1)
+        log.commit_to(10)
+        log.applied_to(10)
+        found: list[Entry] = []
+        while len(found) < 10:
+            batch, size = log.slice(len(found) + 1, 10, 30)
+            assert 0 < size <= 30
+            assert size == 10 * len(batch)
+            found += batch
+        assert found == entries(1, *[1] * 10)
+
+    def test_a_slice_holds_at_least_one_entry(self) -> None:
+        log = log_with(1, 1)
+        assert log.slice(1, 2, 3) == (entries(1, 1), 10)
+        assert log.slice(3, 2, 100) == ([], 0)
+
+    @given(
+        sizes=st.lists(st.integers(0, 9), min_size=1, max_size=12),
+        low=st.integers(1, 12),
+        high=st.integers(1, 12),
+        limit=st.integers(0, 60),
+    )
+    def test_a_slice_is_the_longest_prefix_within_the_limit(
+        self, sizes: list[int], low: int, high: int, limit: int
+    ) -> None:
+        log = RaftLog(FRESH, SimulatedDisk(), MEMORY_BYTES)
+        log.append([Entry(1, index, 1, b"x" * size) for index, size in enumerate(sizes, 1)])
+        high = min(high, len(sizes))
+        found, size = log.slice(low, high, limit)
+        wanted = sizes[low - 1 : high]
+        count = next((n for n in range(len(wanted), 0, -1) if sum(wanted[:n]) <= limit), min(1, len(wanted)))
+        assert [len(entry.payload) for entry in found] == wanted[:count]
+        assert size == sum(wanted[:count])
+
+    def test_uncommitted_bytes(self) -> None:
+        log = log_with(1, 1, 1)
+        log.commit_to(1)
+        assert log.uncommitted_bytes == 20
+
+    def test_a_reader_that_serves_the_wrong_entries_is_found_out(self) -> None:
+        log, disk = restored(1, 1, 1)
+        disk.durable[0:2] = entries(2, 1, 1)
+        with pytest.raises(BrokenInvariant, match="log reader served"):
+            log.slice(1, 3, MEMORY_BYTES)
+
+
+class TestCut:
+    def test_the_term_at_the_cut_stays_known(self) -> None:
+        disk = SimulatedDisk()
+        log = log_with(1, 2, 2, disk=disk)
+        write(log, disk, 1)
+        log.commit_to(3)
+        log.applied_to(3)
+        log.compact(2)
+        assert (log.base_index, log.base_term, log.term(2), log.term(3)) == (2, 2, 2, 2)
+        with pytest.raises(BrokenInvariant, match="term of 1 asked for"):
+            log.term(1)
+        with pytest.raises(BrokenInvariant, match="entry 2 asked for, the log is cut up to 2"):
+            log.slice(2, 3, MEMORY_BYTES)
+        log.compact(1)
+        assert log.base_index == 2
+        log.compact(3)
+        assert (log.term(3), log.last_index) == (2, 3)
+        log.append(entries(4, 3))
+        assert log.last_term == 3
+
+    def test_only_what_is_applied_and_durable_is_cut(self) -> None:
+        log = log_with(1, 1)
+        with pytest.raises(BrokenInvariant, match="applied is 0 and durable is 0"):
+            log.compact(1)
+
+
+class TestSearch:
+    @pytest.mark.parametrize(
+        ("term", "low", "high", "index"),
+        [
+            (1, 0, 6, 2),
+            (2, 0, 6, 3),
+            (3, 0, 6, 3),
+            (4, 0, 6, 6),
+            (9, 0, 5, 5),
+            (0, 0, 6, 0),
+            (1, 4, 6, 4),
+            (2, 2, 2, 2),
+        ],
+    )
+    def test_last_at_most(self, term: int, low: int, high: int, index: int) -> None:
+        assert log_with(1, 1, 2, 4, 4, 4).last_at_most(term, low, high) == index
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        RestoredState(HardState(1, -1, 4), 0, 0, 3, 1),
+        RestoredState(HardState(1, -1, 0), 5, 1, 3, 1),
+        RestoredState(HardState(1, -1, 0), 0, 0, 3, 2),
+    ],
+    ids=["commit beyond the end", "cut beyond the end", "term beyond the hard state"],
+)
+def test_a_log_that_contradicts_itself_is_refused(state: RestoredState) -> None:
+    """A node whose durable log got shorter must not vote (paper §5.2: it may have promised what it forgot)."""
+    with pytest.raises(CorruptData):
+        RaftLog(state, SimulatedDisk(), MEMORY_BYTES)

@@ -1,0 +1,72 @@
+"""The node as Flask's threads see it: blocking calls that run in the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import CancelledError
+from typing import TypeVar
+
+from vaultdb.api import status
+from vaultdb.api.gateway import DIGEST_TIMEOUT_MS, Gateway
+from vaultdb.api.results import Digest, Fields, ReadResult, Siblings, WriteResult
+from vaultdb.config import NodeConfig
+from vaultdb.errors import Unavailable, Unknown
+from vaultdb.kv.commands import Command
+
+T = TypeVar("T")
+
+_SPARE_S = 2.0
+"""The gateway ends every call by its own deadline; this much later the loop itself must have stopped."""
+
+
+class Bridge:
+    """Implements `flask_app.Service`. `own_figures` says what the process knows of itself; it is called in the loop."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        gateway: Gateway,
+        node: NodeConfig,
+        own_figures: Callable[[], Fields],
+    ) -> None:
+        self._loop = loop
+        self._gateway = gateway
+        self._node = node
+        self._own_figures = own_figures
+        self._timeout_s = node.config.api.request_timeout_ms / 1000 + _SPARE_S
+
+    def write(self, command: Command, *, queued: bool) -> WriteResult:
+        try:
+            return self._call(lambda: self._gateway.write(command, queued=queued), self._timeout_s)
+        except (TimeoutError, CancelledError) as error:
+            raise Unknown("this node stopped before the write was answered") from error
+
+    def read(self, key: bytes, *, linearizable: bool) -> ReadResult:
+        return self._ask(lambda: self._gateway.read(key, linearizable=linearizable), self._timeout_s)
+
+    def status(self) -> Fields:
+        siblings, own = self._ask(self._status, self._timeout_s)
+        return status.compose(self._node, siblings, own, status.read_processes(self._node.supervisor_status_path))
+
+    def digest(self) -> Digest:
+        return self._ask(self._gateway.digest, DIGEST_TIMEOUT_MS / 1000 + _SPARE_S)
+
+    def ready(self) -> None:
+        self._ask(self._gateway.ready, self._timeout_s)
+
+    async def _status(self) -> tuple[Siblings, Fields]:
+        return await self._gateway.status(), self._own_figures()
+
+    def _ask(self, make: Callable[[], Awaitable[T]], timeout_s: float) -> T:
+        """For calls that change nothing."""
+        try:
+            return self._call(make, timeout_s)
+        except (TimeoutError, CancelledError) as error:
+            raise Unavailable("this node is stopping") from error
+
+    def _call(self, make: Callable[[], Awaitable[T]], timeout_s: float) -> T:
+        async def run() -> T:
+            return await make()
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(timeout_s)

@@ -1,0 +1,86 @@
+"""What the commands print, as rich tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from vaultdb import limits
+from vaultdb.cluster.view import ClusterView
+from vaultdb.config import Config
+
+_ROLE_STYLES = {"leader": "bold green", "follower": "green", "down": "red", "failed": "bold red"}
+
+
+def endpoints(config: Config) -> Table:
+    table = Table(title=f"VaultDB cluster {config.cluster.name!r}", title_justify="left")
+    for heading in ("node", "http", "peers", "native (reserved)"):
+        table.add_column(heading)
+    for node in config.nodes:
+        table.add_row(node.name, node.http_url, node.peer_address, f"{node.host}:{node.native_port}")
+    table.add_row("monitor", f"http://{config.monitor.host}:{config.monitor.port}", "", "")
+    return table
+
+
+def nodes(view: ClusterView) -> Table:
+    table = Table()
+    for heading in ("node", "http", "role"):
+        table.add_column(heading)
+    for heading in ("term", "commit", "applied"):
+        table.add_column(heading, justify="right")
+    for node in view.nodes:
+        answer = node.answer or {}
+        numbers = [_number(answer.get(name)) for name in ("term", "commit_index", "applied_index")]
+        style = _ROLE_STYLES.get(node.role, "yellow")
+        table.add_row(node.node.name, node.node.me.http_url, f"[{style}]{node.role}[/]", *numbers)
+    return table
+
+
+def processes(view: ClusterView) -> Table:
+    table = Table()
+    for heading in ("node", "process", "state"):
+        table.add_column(heading)
+    for heading in ("pid", "uptime", "restarts", "memory", "cpu"):
+        table.add_column(heading, justify="right")
+    for node in view.nodes:
+        for process in node.processes:
+            table.add_row(node.node.name, *_process(process))
+    return table
+
+
+def total_memory(view: ClusterView) -> str:
+    total = sum(_memory(process) for node in view.nodes for process in node.processes)
+    return f"memory of all processes: {total / limits.MIB:.0f} MiB (proportional)"
+
+
+def failures(view: ClusterView) -> list[str]:
+    return [f"{node.node.name}: {node.failure}" for node in view.nodes if node.failure]
+
+
+def _process(process: dict[str, Any]) -> list[str]:
+    return [
+        str(process.get("name")),
+        str(process.get("state")),
+        _number(process.get("pid")),
+        _duration(float(process.get("uptime_s") or 0)),
+        _number(process.get("restarts")),
+        f"{_memory(process) / limits.MIB:.1f} MiB",
+        f"{float(process.get('cpu_percent') or 0):.1f} %",
+    ]
+
+
+def _memory(process: dict[str, Any]) -> int:
+    return int(process.get("pss_bytes") or process.get("rss_bytes") or 0)
+
+
+def _number(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"

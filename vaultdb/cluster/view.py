@@ -1,0 +1,105 @@
+"""A look at the cluster from outside: each node's /status over HTTP, and its supervisor's file where it is local."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from vaultdb import limits
+from vaultdb.config import Config, NodeAddress, NodeConfig
+from vaultdb.supervisor import status
+from vaultdb.supervisor.identity import Identity
+
+HTTP_TIMEOUT_S = 1.0
+"""One node that hangs must not hide the others for long."""
+
+
+@dataclass(frozen=True)
+class NodeView:
+    node: NodeConfig
+    answer: dict[str, Any] | None
+    """Of /status; None when the node did not answer."""
+    supervisor: dict[str, Any] | None
+    """Of the supervisor's status file; None when there is none or its writer is dead."""
+    failure: str | None = None
+    """Why the node ended, when it said so."""
+    processes: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def role(self) -> str:
+        if self.answer is not None:
+            return str(self.answer.get("role") or "no role")
+        if self.supervisor is not None:
+            return "stopping" if self.supervisor.get("state") == "stopping" else "no answer"
+        return "failed" if self.failure else "down"
+
+    @property
+    def serves(self) -> bool:
+        """It takes part, knows a leader, and all its processes answer."""
+        answer = self.answer or {}
+        knows_leader = self.role in ("leader", "follower") and answer.get("leader") is not None
+        return knows_leader and not answer.get("degraded")
+
+    def record(self) -> dict[str, Any]:
+        answer = self.answer or {}
+        fields = {name: answer.get(name) for name in ("term", "commit_index", "applied_index")}
+        return {
+            "node": self.node.name, "id": self.node.id, "http": self.node.me.http_url, "role": self.role, **fields,
+            "failure": self.failure, "processes": self.processes,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ClusterView:
+    nodes: list[NodeView]
+
+    @property
+    def leader(self) -> NodeView | None:
+        """The one of the highest term: a deposed leader may not know yet."""
+        leaders = [view for view in self.nodes if view.role == "leader" and view.answer is not None]
+        return max(leaders, key=lambda view: (view.answer or {}).get("term") or 0, default=None)
+
+    @property
+    def serves(self) -> bool:
+        """A leader and a quorum do."""
+        return self.leader is not None and sum(view.serves for view in self.nodes) > len(self.nodes) // 2
+
+    @property
+    def serves_fully(self) -> bool:
+        """A leader and every node do."""
+        return self.leader is not None and all(view.serves for view in self.nodes)
+
+
+def look_at(config: Config, timeout_s: float = HTTP_TIMEOUT_S) -> ClusterView:
+    return ClusterView([look_at_node(config.node(address.id), timeout_s) for address in config.nodes])
+
+
+def look_at_node(node: NodeConfig, timeout_s: float = HTTP_TIMEOUT_S) -> NodeView:
+    """Its answer over HTTP beside what its files say."""
+    return replace(look_at_files(node), answer=fetch_status(node.me, timeout_s))
+
+
+def look_at_files(node: NodeConfig) -> NodeView:
+    """What the status file of a supervisor on this machine says, without asking the node."""
+    written = status.read(node.supervisor_status_path)
+    identity = Identity.parse(written)
+    if written is None or identity is None or not identity.is_alive():
+        failure = written.get("reason") if written and written.get("state") == "failed" else None
+        return NodeView(node, None, None, failure)
+    return NodeView(node, None, written, None, list(written.get("processes", [])))
+
+
+def fetch_status(address: NodeAddress, timeout_s: float) -> dict[str, Any] | None:
+    """The node's own /status, or None when it does not answer with a JSON object in time."""
+    connection = http.client.HTTPConnection(address.host, address.http_port, timeout=timeout_s)
+    try:
+        connection.request("GET", "/status", headers={"Connection": "close"})
+        response = connection.getresponse()
+        body = json.loads(response.read(limits.MIB))
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+    finally:
+        connection.close()
+    return body if response.status == 200 and isinstance(body, dict) else None

@@ -1,0 +1,158 @@
+"""The write-ahead log on disk, format version 1.
+
+A log is a run of segment files, `0000000000000001.log` and so on, numbered without gaps. A segment is a run of
+records. Integers are little-endian.
+
+    record    magic 4 | length 4 | crc 4 | kind 1 | payload (length bytes)
+              magic: b"VLR1". crc: CRC32C of kind and payload.
+
+    SEGMENT   (kind 1) the first record of every file, synced before any other is written:
+              msgpack [version, cluster name, node id, number, base index, base term, term, vote, commit]
+              base: the log's last position when the segment was begun. term, vote, commit: the hard state then.
+
+    WRITE     (kind 2) everything that one fdatasync made durable:
+              term 8 | vote 8 signed | commit 8 | first index 8 | count 4
+              count × (term 8 | kind 1 | length 4)
+              count × payload
+              The entries replace whatever the log held from first index on: a conflict truncates by being overwritten.
+              count 0: the hard state alone; first index is then 0.
+
+One record is one sync, and a record is written only after the one before it is durable. Hence the rule of recovery:
+an invalid record with a valid one behind it, or in any but the last segment, was once durable, so the disk has lost
+what this node promised: `CorruptData`. An invalid record with nothing valid behind it was never acknowledged: the
+tail is cut there.
+
+Worked example, node 3 in term 2 (vote for 3, commit 7) appending (term 2, index 8, command, b"hi"):
+
+    564c5231 33000000 d4642e39 02                            magic, 51 bytes, crc, WRITE
+    0200000000000000 0300000000000000 0700000000000000       term 2, vote 3, commit 7
+    0800000000000000 01000000                                first index 8, one entry
+    0200000000000000 01 02000000                             term 2, COMMAND, 2 bytes
+    6869                                                     b"hi"
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import crc32c
+
+from vaultdb.errors import BadRequest
+from vaultdb.raft.messages import Entry
+from vaultdb.raft.state import HardState
+from vaultdb.wire.codec import unpack
+
+VERSION = 1
+MAGIC = b"VLR1"
+SEGMENT = 1
+WRITE = 2
+
+_FRAME = struct.Struct("<4sIIB")
+_WRITE = struct.Struct("<QqQQI")
+_ENTRY = struct.Struct("<QBI")
+
+FRAME_BYTES = _FRAME.size
+
+
+class SegmentHeader(NamedTuple):
+    version: int
+    cluster: str
+    node: int
+    number: int
+    base_index: int
+    base_term: int
+    term: int
+    vote: int
+    commit: int
+
+
+class Location(NamedTuple):
+    """Where an entry's payload stands in its segment."""
+
+    term: int
+    kind: int
+    offset: int
+    length: int
+
+
+class WriteRecord(NamedTuple):
+    """A WRITE record as recovery needs it: everything but the payloads."""
+
+    hard_state: HardState
+    first_index: int
+    entries: list[Location]
+
+
+def encode_record(kind: int, payload: bytes) -> bytes:
+    """One framed record."""
+    crc = crc32c.crc32c(payload, crc32c.crc32c(bytes((kind,))))
+    return _FRAME.pack(MAGIC, len(payload), crc, kind) + payload
+
+
+def encode_write(hard_state: HardState, entries: Sequence[Entry], start: int) -> tuple[bytes, list[Location]]:
+    """The framed WRITE record to stand at offset `start`, and where each payload will be."""
+    first_index = entries[0].index if entries else 0
+    head = [_WRITE.pack(*hard_state, first_index, len(entries))]
+    head += [_ENTRY.pack(entry.term, entry.kind, len(entry.payload)) for entry in entries]
+    offset = start + FRAME_BYTES + _WRITE.size + _ENTRY.size * len(entries)
+    locations = []
+    for entry in entries:
+        locations.append(Location(entry.term, entry.kind, offset, len(entry.payload)))
+        offset += len(entry.payload)
+    return encode_record(WRITE, b"".join([*head, *[entry.payload for entry in entries]])), locations
+
+
+def decode_record(data: bytes | memoryview, offset: int) -> tuple[int, memoryview] | None:
+    """(kind, payload) of the record at `offset`, or None when no valid record stands there."""
+    view = memoryview(data)
+    if len(view) - offset < FRAME_BYTES:
+        return None
+    magic, length, crc, kind = _FRAME.unpack_from(view, offset)
+    payload = view[offset + FRAME_BYTES : offset + FRAME_BYTES + length]
+    if magic != MAGIC or len(payload) != length:
+        return None
+    if crc32c.crc32c(payload, crc32c.crc32c(bytes((kind,)))) != crc:
+        return None
+    return kind, payload
+
+
+def decode_segment(payload: memoryview) -> SegmentHeader | None:
+    """The header, or None when it is of no version known here."""
+    try:
+        fields = unpack(payload)
+    except BadRequest:
+        return None
+    if not isinstance(fields, list) or len(fields) != len(SegmentHeader._fields) or fields[0] != VERSION:
+        return None
+    return SegmentHeader(*fields)
+
+
+def decode_write(payload: memoryview, start: int) -> WriteRecord | None:
+    """The WRITE record whose frame stands at `start`, or None when its parts do not add up."""
+    if len(payload) < _WRITE.size:
+        return None
+    term, vote, commit, first_index, count = _WRITE.unpack_from(payload)
+    table_end = _WRITE.size + count * _ENTRY.size
+    if len(payload) < table_end:
+        return None
+    offset = start + FRAME_BYTES + table_end
+    locations = []
+    for entry_term, kind, length in _ENTRY.iter_unpack(payload[_WRITE.size : table_end]):
+        locations.append(Location(entry_term, kind, offset, length))
+        offset += length
+    if offset != start + FRAME_BYTES + len(payload):
+        return None
+    return WriteRecord(HardState(term, vote, commit), first_index, locations)
+
+
+def has_valid_record(data: bytes | memoryview, offset: int) -> bool:
+    """Whether any valid record stands at or behind `offset`."""
+    raw = bytes(data[offset:])
+    at = raw.find(MAGIC)
+    while at >= 0:
+        if decode_record(raw, at) is not None:
+            return True
+        at = raw.find(MAGIC, at + 1)
+    return False

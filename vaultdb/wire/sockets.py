@@ -1,0 +1,104 @@
+"""ZeroMQ sockets with every option that matters set, and the only translation of its errors.
+
+Every socket belongs to one thread and is made after the fork. A send that would block is refused, and the caller
+counts it. Options and why: LINGER 0 (a stop does not wait for a dead peer), bounded HWM, MAXMSGSIZE, IMMEDIATE 1
+(nothing queues for a peer that is not there), ROUTER_MANDATORY (a send to nobody is an error, not silence),
+ROUTER_HANDOVER (a restarted peer replaces its predecessor), heartbeats on TCP (a stopped peer is noticed).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import zmq
+
+from vaultdb import limits
+from vaultdb.errors import AddressTaken, BrokenInvariant
+
+_HEARTBEAT_INTERVAL_MS = 500
+_HEARTBEAT_TIMEOUT_MS = 2_000
+_RECONNECT_MS = 10
+_RECONNECT_MAX_MS = 200
+
+
+def _bounded(socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, limits.SOCKET_HWM_MESSAGES)
+    socket.setsockopt(zmq.RCVHWM, limits.SOCKET_HWM_MESSAGES)
+    socket.setsockopt(zmq.MAXMSGSIZE, limits.MESSAGE_BYTES_MAX)
+    return socket
+
+
+def _tcp_heartbeats(socket: zmq.Socket[bytes]) -> None:
+    socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_INTERVAL_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TTL, _HEARTBEAT_TIMEOUT_MS)
+
+
+def bind_router(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Socket[bytes]:
+    """A ROUTER bound to `endpoint` (ipc or tcp). Raises AddressTaken.
+
+    A stale ipc path of a dead predecessor is replaced: the caller holds the lock of the data directory.
+    """
+    socket = _bounded(context.socket(zmq.ROUTER))
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+    if endpoint.startswith("tcp://"):
+        _tcp_heartbeats(socket)
+    else:
+        path = endpoint.removeprefix("ipc://")
+        if len(os.fsencode(path)) > limits.IPC_PATH_BYTES_MAX:
+            raise BrokenInvariant(f"socket path {path} is over {limits.IPC_PATH_BYTES_MAX} bytes")
+        Path(path).unlink(missing_ok=True)
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        socket.close()
+        raise AddressTaken(f"{endpoint} cannot be bound: {error.strerror}") from error
+    return socket
+
+
+def connect_dealer(
+    context: zmq.Context[zmq.Socket[bytes]], endpoint: str, routing_id: bytes | None = None, monitor_events: int = 0
+) -> zmq.Socket[bytes]:
+    """A DEALER that connects to `endpoint` now and for ever again.
+
+    With `monitor_events`, `get_monitor_socket()` of the result is its monitor and misses nothing: one made after the
+    connect can be too late for the first connection.
+    """
+    socket = _bounded(context.socket(zmq.DEALER))
+    socket.setsockopt(zmq.IMMEDIATE, 1)
+    socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
+    if routing_id is not None:
+        socket.setsockopt(zmq.ROUTING_ID, routing_id)
+    if endpoint.startswith("tcp://"):
+        _tcp_heartbeats(socket)
+    if monitor_events:
+        socket.get_monitor_socket(monitor_events)
+    socket.connect(endpoint)
+    return socket
+
+
+def try_send(socket: zmq.Socket[bytes], *frames: bytes) -> bool:
+    """Send without blocking. False: nothing was sent (no such peer, or its queue is full)."""
+    try:
+        socket.send_multipart(frames, zmq.DONTWAIT)
+    except zmq.Again:
+        return False
+    except zmq.ZMQError as error:
+        if error.errno == zmq.EHOSTUNREACH:
+            return False
+        raise
+    return True
+
+
+def drain(socket: zmq.Socket[bytes], messages_max: int = limits.DRAIN_MESSAGES_MAX) -> Iterator[list[bytes]]:
+    """All messages that wait, as lists of frames, up to `messages_max`."""
+    for _ in range(messages_max):
+        try:
+            yield socket.recv_multipart(zmq.DONTWAIT)
+        except zmq.Again:
+            return
