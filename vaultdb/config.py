@@ -81,7 +81,7 @@ class RaftSettings:
     heartbeat_ms: Ms = 100
     election_timeout_min_ms: Ms = 300
     election_timeout_max_ms: Ms = 600
-    unreachable_delay_max_ms: Ms = 50
+    unreachable_delay_max_ms: Ms = 80
     """A follower whose connection to the leader broke starts a pre-vote within this."""
 
     @model_validator(mode="after")

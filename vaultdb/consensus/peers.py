@@ -54,7 +54,7 @@ class PeerBus:
         """What the monitor socket has to tell, in order."""
         changes = []
         peer = self.monitors[monitor]
-        while monitor.poll(0):
+        while sockets.has_message(monitor):
             event = recv_monitor_message(monitor)["event"]
             is_connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
             if is_connected != (peer in self.connected):
@@ -78,7 +78,7 @@ class PeerBus:
                 yield src, item
 
     def send(self, peer: NodeId, item: Item) -> None:
-        """To leave with this turn's `flush`, or at once when the frame is full. Without a connection: dropped and counted."""
+        """To leave with `flush`, or at once when the frame is full. Without a connection: dropped and counted."""
         if peer not in self.connected:
             self.dropped_total += 1
             return

@@ -71,16 +71,18 @@ class ConsensusProcess:
         self.malformed_total = 0
 
     def run(self) -> int:
-        poller = zmq.Poller()
-        for source in (self._local, self._peers.listener, self._writer.fd, *self._peers.monitors):
-            poller.register(source, zmq.POLLIN)
+        waiter = sockets.Waiter(
+            two_way=[self._local],
+            receiving=[self._peers.listener, *self._peers.monitors],
+            descriptors=[self._writer.fd],
+        )
         try:
             while not self._lifeline.stopping:
                 self._lifeline.beat()
-                ready = dict(poller.poll(self._patience_ms()))
+                ready = waiter.wait(self._patience_ms())
                 now_ns = monotonic_ns()
                 self._driver.pass_ticks(self._ticks_passed(now_ns))
-                for monitor in self._peers.monitors.keys() & ready.keys():
+                for monitor in self._peers.monitors.keys() & ready:
                     for change in self._peers.connection_changes(monitor):
                         self._driver.on_connection(change.peer, connected=change.connected)
                 if self._writer.fd in ready:

@@ -53,7 +53,7 @@ class RaftConfig:
     election_ticks_min: int = 30
     election_ticks_max: int = 60
     """A timeout is drawn from [min, max) at every reset."""
-    unreachable_ticks_max: int = 5
+    unreachable_ticks_max: int = 8
     """After `leader_unreachable` the pre-vote starts within [1, this] ticks."""
     append_bytes_max: int = limits.APPEND_BYTES_MAX
     inflight_bytes_max: int = limits.INFLIGHT_BYTES_MAX

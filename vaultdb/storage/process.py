@@ -36,11 +36,14 @@ from vaultdb.storage.requests import Requests
 from vaultdb.storage.store import CachedStore
 from vaultdb.wire import ipc
 from vaultdb.wire.codec import pack, unpack
-from vaultdb.wire.sockets import bind_router, connect_dealer, drain, try_send
+from vaultdb.wire.sockets import Waiter, bind_router, connect_dealer, drain, has_message, try_send
 
 _IDLE_MS = BEAT_INTERVAL_MS // 2
 _TURN_BYTES_MAX = limits.ENTRY_BATCH_BYTES
 """Entries applied before the loop looks at reads again: some tens of milliseconds."""
+_REPORT_BYTES = limits.APPLY_WINDOW_BYTES // 4
+_REPORT_INTERVAL_NS = 100 * NS_PER_MS
+"""A report wakes consensus, which needs one only before its window is full, and now and then."""
 _RESUBSCRIBE_INTERVAL_NS = 250 * NS_PER_MS
 """After a gap, the rest of the old stream arrives too: one new subscription is enough for all of it."""
 _COMPLAINT_INTERVAL_NS = 10_000 * NS_PER_MS
@@ -95,20 +98,19 @@ class StorageProcess:
             context, node.consensus_endpoint, ipc.STORAGE, monitor_events=zmq.EVENT_HANDSHAKE_SUCCEEDED
         )
         self._connections: Socket = self._consensus.get_monitor_socket()
-        self._poller = zmq.Poller()
-        self._poller.register(self._connections, zmq.POLLIN)
-        self._poller.register(self._router, zmq.POLLIN)
+        self._waiter = Waiter(two_way=[self._router, self._consensus], receiving=[self._connections])
         self._subscribe_due = False
         self._report_due = False
+        self._unreported_bytes = 0
+        self._next_report_ns = 0
         self._next_resubscribe_ns = 0
         self._log.info("storage opened", applied_index=self._machine.applied_index, revision=self._machine.revision)
 
     def turn(self) -> None:
         """Wait for something to do, and do what fits in a turn."""
-        self._poller.register(self._consensus, zmq.POLLIN | (zmq.POLLOUT if self._subscribe_due else 0))
-        self._poller.poll(0 if self._requests.busy else _IDLE_MS)
+        self._waiter.wait(0 if self._requests.busy else _IDLE_MS)
         self._apply_entries()
-        self._watch_flush()
+        self._find_what_to_report()
         self._report()
         self._serve_requests()
 
@@ -137,7 +139,7 @@ class StorageProcess:
         if self._machine.applied_index == applied_before:
             return
         self._machine.write()
-        self._report_due = True
+        self._unreported_bytes += taken_bytes
         self._counters.batches_total += 1
         for incarnation, answers in results.items():
             if not try_send(self._router, ipc.API, pack([ipc.RESULTS, incarnation, answers])):
@@ -204,9 +206,12 @@ class StorageProcess:
 
     # Reports, to consensus.
 
-    def _watch_flush(self) -> None:
-        if self._flusher.poll(monotonic_ns()):
+    def _find_what_to_report(self) -> None:
+        now_ns = monotonic_ns()
+        if self._flusher.poll(now_ns):
             self._counters.flushes_total += 1
+            self._report_due = True
+        elif self._unreported_bytes >= _REPORT_BYTES or (self._unreported_bytes and now_ns >= self._next_report_ns):
             self._report_due = True
 
     def _report(self) -> None:
@@ -214,7 +219,7 @@ class StorageProcess:
 
         What cannot be sent now stays due: with a later position it says the same and more.
         """
-        while self._connections.poll(0):
+        while has_message(self._connections):
             recv_monitor_message(self._connections)
             self._subscribe_due = True
             # Makes the socket take note that the old connection is gone; the message could still be queued for it.
@@ -226,7 +231,11 @@ class StorageProcess:
 
     def _tell_consensus(self, kind: int) -> bool:
         position = [self._machine.applied_index, self._flusher.flushed_index]
-        return try_send(self._consensus, pack([kind, self._incarnation, *position]))
+        if not try_send(self._consensus, pack([kind, self._incarnation, *position])):
+            return False
+        self._unreported_bytes = 0
+        self._next_report_ns = monotonic_ns() + _REPORT_INTERVAL_NS
+        return True
 
     def status(self) -> dict[str, Any]:
         """What STATUS_IS carries."""

@@ -9,7 +9,8 @@ ROUTER_HANDOVER (a restarted peer replaces its predecessor), heartbeats on TCP (
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import select
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import zmq
@@ -17,13 +18,15 @@ import zmq
 from vaultdb import limits
 from vaultdb.errors import AddressTaken, BrokenInvariant
 
+Socket = zmq.Socket[bytes]
+
 _HEARTBEAT_INTERVAL_MS = 500
 _HEARTBEAT_TIMEOUT_MS = 2_000
 _RECONNECT_MS = 10
 _RECONNECT_MAX_MS = 200
 
 
-def _bounded(socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
+def _bounded(socket: Socket) -> Socket:
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDHWM, limits.SOCKET_HWM_MESSAGES)
     socket.setsockopt(zmq.RCVHWM, limits.SOCKET_HWM_MESSAGES)
@@ -31,13 +34,13 @@ def _bounded(socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
     return socket
 
 
-def _tcp_heartbeats(socket: zmq.Socket[bytes]) -> None:
+def _tcp_heartbeats(socket: Socket) -> None:
     socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_INTERVAL_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TTL, _HEARTBEAT_TIMEOUT_MS)
 
 
-def bind_router(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Socket[bytes]:
+def bind_router(context: zmq.Context[Socket], endpoint: str) -> Socket:
     """A ROUTER bound to `endpoint` (ipc or tcp). Raises AddressTaken.
 
     A stale ipc path of a dead predecessor is replaced: the caller holds the lock of the data directory.
@@ -61,8 +64,8 @@ def bind_router(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.S
 
 
 def connect_dealer(
-    context: zmq.Context[zmq.Socket[bytes]], endpoint: str, routing_id: bytes | None = None, monitor_events: int = 0
-) -> zmq.Socket[bytes]:
+    context: zmq.Context[Socket], endpoint: str, routing_id: bytes | None = None, monitor_events: int = 0
+) -> Socket:
     """A DEALER that connects to `endpoint` now and for ever again.
 
     With `monitor_events`, `get_monitor_socket()` of the result is its monitor and misses nothing: one made after the
@@ -82,7 +85,51 @@ def connect_dealer(
     return socket
 
 
-def try_send(socket: zmq.Socket[bytes], *frames: bytes) -> bool:
+class Waiter:
+    """Waits for several sockets and descriptors with one poll(2), where zmq.Poller needs one and more per socket.
+
+    A socket's descriptor is edge-triggered: it tells of commands for the socket, not of messages, and whatever touches
+    the socket takes the edge. So before it blocks, `wait` looks at those that may hold messages without an edge: the
+    `two_way` ones, which are sent on, and those whose last readiness may not have been drained to the end.
+    """
+
+    def __init__(
+        self, *, two_way: Iterable[Socket] = (), receiving: Iterable[Socket] = (), descriptors: Iterable[int] = ()
+    ) -> None:
+        """`receiving` sockets are never sent on. Every socket is for the caller's thread only."""
+        self._two_way = list(two_way)
+        self._poll = select.poll()
+        self._sockets: dict[int, Socket] = {}
+        for socket in (*self._two_way, *receiving):
+            fd = socket.getsockopt(zmq.FD)
+            assert isinstance(fd, int)
+            self._sockets[fd] = socket
+            self._poll.register(fd, select.POLLIN)
+        for fd in descriptors:
+            self._poll.register(fd, select.POLLIN)
+        self._unsure = list(self._sockets.values())
+
+    def wait(self, timeout_ms: float) -> set[Socket | int]:
+        """The sockets that have messages and the descriptors that are readable; empty after `timeout_ms`."""
+        ready: set[Socket | int] = {socket for socket in self._unsure if has_message(socket)}
+        for fd, _ in self._poll.poll(0 if ready else timeout_ms):
+            socket = self._sockets.get(fd)
+            if socket is None:
+                ready.add(fd)
+            elif has_message(socket):
+                ready.add(socket)
+        self._unsure = [*self._two_way, *(source for source in ready if not isinstance(source, int))]
+        return ready
+
+
+def has_message(socket: Socket) -> bool:
+    """Whether a receive would return at once."""
+    events = socket.getsockopt(zmq.EVENTS)
+    assert isinstance(events, int)
+    return bool(events & zmq.POLLIN)
+
+
+def try_send(socket: Socket, *frames: bytes) -> bool:
     """Send without blocking. False: nothing was sent (no such peer, or its queue is full)."""
     try:
         socket.send_multipart(frames, zmq.DONTWAIT)
@@ -95,7 +142,7 @@ def try_send(socket: zmq.Socket[bytes], *frames: bytes) -> bool:
     return True
 
 
-def drain(socket: zmq.Socket[bytes], messages_max: int = limits.DRAIN_MESSAGES_MAX) -> Iterator[list[bytes]]:
+def drain(socket: Socket, messages_max: int = limits.DRAIN_MESSAGES_MAX) -> Iterator[list[bytes]]:
     """All messages that wait, as lists of frames, up to `messages_max`."""
     for _ in range(messages_max):
         try:
