@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run demo test test-fast check bench simulate lock chromium clean
+.PHONY: run demo test test-fast check bench leader-kills idle simulate lock chromium clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/python launcher.py
@@ -28,6 +28,13 @@ simulate: $(VENV)/dev.stamp
 
 bench: $(VENV)/run.stamp
 	$(BIN)/python -m bench.http_bench
+
+KILLS ?= 20
+leader-kills: $(VENV)/run.stamp
+	$(BIN)/python -m bench.leader_kills --kills $(KILLS)
+
+idle: $(VENV)/run.stamp
+	$(BIN)/python -m bench.idle
 
 $(VENV)/run.stamp: requirements.lock
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python3-venv is missing: apt install python3-venv"; exit 1; }

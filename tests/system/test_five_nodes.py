@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -161,9 +162,8 @@ def test_all_nodes_are_killed_at_once_and_restarted(fresh_cluster: LocalCluster)
         pids = [pid for node in range(5) for _, pid in sorted(cluster.pids(node).items(), reverse=True)]
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-    for node in range(5):
-        cluster.launch("restart", f"node{node}", is_checked=False)
-    cluster.leader()
+    with ThreadPoolExecutor(5) as pool:
+        list(pool.map(cluster.restart, range(5)))
     cluster.digests()
     running.assert_nothing_lost([0, 1, 2, 3, 4])
 

@@ -27,8 +27,8 @@ storage → consensus
     SUBSCRIBE, incarnation, applied_index, flushed_index
         Stream committed entries from applied_index + 1. Sent at the start and whenever the connection is made anew.
     APPLIED, incarnation, applied_index, flushed_index
-        Well before the window is full, every 100 ms while entries are applied, and after a flush. flushed_index: durable
-        in RocksDB; the log may be cut below it.
+        Well before the window is full, every 100 ms while entries are applied, and after a flush. flushed_index:
+        durable in RocksDB; the log may be cut below it.
 
 consensus → storage
     ENTRIES, incarnation, first_index, [payload, ...]
