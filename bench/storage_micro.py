@@ -10,7 +10,6 @@ between two RocksDB batches.
 from __future__ import annotations
 
 import argparse
-import gc
 import random
 import shutil
 import tempfile
@@ -23,12 +22,12 @@ from vaultdb import limits
 from vaultdb.config import StorageSettings
 from vaultdb.kv import commands
 from vaultdb.kv.machine import Machine
+from vaultdb.lifeline import calm_garbage_collector
 from vaultdb.storage.cache import Cache
 from vaultdb.storage.digest import StateDigest
 from vaultdb.storage.engine import Engine
 from vaultdb.storage.entries import decode_entry
 from vaultdb.storage.flusher import Flusher
-from vaultdb.storage.process import GC_YOUNG_OBJECTS
 from vaultdb.storage.store import CachedStore
 from vaultdb.wire.codec import pack
 
@@ -39,8 +38,7 @@ def main() -> None:
     parser.add_argument("--value-bytes", type=int, default=100)
     parser.add_argument("--dir", type=Path, default=None)
     arguments = parser.parse_args()
-    gc.freeze()
-    gc.set_threshold(GC_YOUNG_OBJECTS)
+    calm_garbage_collector()
     directory = Path(tempfile.mkdtemp(prefix="vdb-bench", dir=arguments.dir))
     try:
         measure(directory / "db", arguments.keys, arguments.value_bytes)

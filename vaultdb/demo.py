@@ -10,12 +10,13 @@ setting the same prices twice is harmless.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import csv
 import gzip
 import io
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any, NamedTuple
@@ -27,10 +28,10 @@ from rich.table import Table
 from vaultdb.client.http import Connection, Response
 from vaultdb.clock import NS_PER_MS, deadline_after_ms, monotonic_ns, ms_until
 from vaultdb.config import Config, NodeAddress
-from vaultdb.errors import Unavailable, Unknown, VaultError
+from vaultdb.errors import Busy, Unavailable, Unknown, VaultError
 
 WRITERS = 8
-READERS_PER_NODE = 8
+READERS_PER_NODE = 16
 RETRY_MS = 10
 """Between two tries of a request that the cluster could not serve."""
 GIVE_UP_MS = 30_000
@@ -117,7 +118,7 @@ class Demo:
             async def killer() -> tuple[str, int]:
                 while len(self._acknowledged_ns) < half:
                     await asyncio.sleep(0.005)
-                name = (await self._status(self._nodes[0]))["leader"]["id"]
+                name = await self._leader(self._nodes)
                 progress.console.print(f"{half:,} days are acknowledged; the leader, {name}, is killed (-9).")
                 at_ns = monotonic_ns()
                 await asyncio.to_thread(kill, name)
@@ -147,14 +148,15 @@ class Demo:
             try:
                 response = await connections[attempt % len(connections)].request("POST", "/key", body)
             except (Unavailable, Unknown):
-                attempt += 1
+                pass  # the next node may serve
             else:
                 if response.status == 200:
                     self._begun_ns.append(begun_ns)
                     self._acknowledged_ns.append(monotonic_ns())
                     return
-                if response.status < 500:
+                if response.status < 500 and response.status != Busy.http_status:
                     raise VaultError(f"{day.date} was refused: {response.body.decode()}")
+            attempt += 1
             await asyncio.sleep(RETRY_MS / 1000)
         raise Unavailable(f"{day.date} could not be written within {GIVE_UP_MS // 1000} s")
 
@@ -167,8 +169,7 @@ class Demo:
     # Reading.
 
     async def _show_prices(self, gap: WriteGap) -> None:
-        survivor = next(node for node in self._nodes if node.name != gap.killed)
-        leader = (await self._status(survivor))["leader"]["id"]
+        leader = await self._leader([node for node in self._nodes if node.name != gap.killed])
         self._console.print(
             f"New leader {leader}. A write succeeded {gap.gap_ms:.0f} ms after the kill;"
             f" the longest time without an acknowledgement was {gap.longest_ms:.0f} ms."
@@ -238,8 +239,16 @@ class Demo:
             )
         return wrong
 
-    async def _status(self, node: NodeAddress) -> dict[str, Any]:
-        return await self._get_json(node, "/status")
+    async def _leader(self, nodes: Sequence[NodeAddress]) -> str:
+        """The name of the leader that the first of `nodes` to know one tells. Raises Unavailable after GIVE_UP_MS."""
+        deadline_ns = deadline_after_ms(GIVE_UP_MS)
+        while ms_until(deadline_ns) > 0:
+            for node in nodes:
+                with contextlib.suppress(Unavailable, Unknown):
+                    if (leader := (await self._get_json(node, "/status"))["leader"]) is not None:
+                        return str(leader["id"])
+            await asyncio.sleep(RETRY_MS / 1000)
+        raise Unavailable(f"no node knew a leader within {GIVE_UP_MS // 1000} s")
 
     async def _get_json(self, node: NodeAddress, path: str) -> dict[str, Any]:
         connection = _connect(node)

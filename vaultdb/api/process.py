@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import resource
 import secrets
 import socket
@@ -27,15 +26,13 @@ from vaultdb.api.results import Counters, Fields
 from vaultdb.clock import NS_PER_S, deadline_after_ms, monotonic_ns
 from vaultdb.config import NodeConfig
 from vaultdb.errors import AddressTaken, BrokenInvariant, ExitCode, Fatal
-from vaultdb.lifeline import Lifeline
+from vaultdb.lifeline import Lifeline, calm_garbage_collector
 from vaultdb.logs import logger
 
 TICK_S = 0.05
 STOP_GRACE_MS = 1_000
 """What is under way when the order to stop comes may take this long."""
 BACKLOG = 1024
-GC_YOUNG_OBJECTS = 20_000
-"""Requests make no reference cycles: look for some rarely, and not among what start-up left behind."""
 _SPARE_FDS = 256
 
 
@@ -43,8 +40,7 @@ def run(node: NodeConfig, lifeline: Lifeline) -> int:
     """Serve HTTP until told to stop. Raises AddressTaken or BrokenInvariant."""
     _allow_connections(node.config.api.connections_max)
     listener = _listen(node.me.host, node.me.http_port)
-    gc.freeze()
-    gc.set_threshold(GC_YOUNG_OBJECTS)
+    calm_garbage_collector()
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     process = ApiProcess(node, lifeline, loop)

@@ -19,7 +19,7 @@ from vaultdb.consensus.log_writer import LogWriter
 from vaultdb.consensus.peers import PeerBus
 from vaultdb.consensus.storage_stream import StorageStream
 from vaultdb.errors import BadRequest, ExitCode
-from vaultdb.lifeline import BEAT_INTERVAL_MS, Lifeline
+from vaultdb.lifeline import BEAT_INTERVAL_MS, Lifeline, calm_garbage_collector
 from vaultdb.logs import logger
 from vaultdb.raft.node import RaftNode
 from vaultdb.raft.state import RaftConfig
@@ -76,6 +76,7 @@ class ConsensusProcess:
             receiving=[self._peers.listener, *self._peers.monitors],
             descriptors=[self._writer.fd],
         )
+        calm_garbage_collector()
         try:
             while not self._lifeline.stopping:
                 self._lifeline.beat()

@@ -12,7 +12,6 @@ SUBSCRIBE, and is sent the rest again.
 
 from __future__ import annotations
 
-import gc
 import os
 from dataclasses import asdict
 from typing import Any
@@ -25,7 +24,7 @@ from vaultdb.clock import NS_PER_MS, monotonic_ns
 from vaultdb.config import NodeConfig
 from vaultdb.errors import BadRequest, ExitCode
 from vaultdb.kv.machine import Machine, Result
-from vaultdb.lifeline import BEAT_INTERVAL_MS, Lifeline
+from vaultdb.lifeline import BEAT_INTERVAL_MS, Lifeline, calm_garbage_collector
 from vaultdb.logs import logger
 from vaultdb.storage.cache import Cache
 from vaultdb.storage.counters import Counters
@@ -47,7 +46,6 @@ _REPORT_INTERVAL_NS = 100 * NS_PER_MS
 _RESUBSCRIBE_INTERVAL_NS = 250 * NS_PER_MS
 """After a gap, the rest of the old stream arrives too: one new subscription is enough for all of it."""
 _COMPLAINT_INTERVAL_NS = 10_000 * NS_PER_MS
-GC_YOUNG_OBJECTS = 20_000
 
 Socket = zmq.Socket[bytes]
 
@@ -58,9 +56,7 @@ def run(node: NodeConfig, lifeline: Lifeline) -> int:
     context: zmq.Context[Socket] = zmq.Context()
     try:
         process = StorageProcess(node, engine, context)
-        # Requests make no reference cycles: look for some rarely, and never among what start-up left behind.
-        gc.freeze()
-        gc.set_threshold(GC_YOUNG_OBJECTS)
+        calm_garbage_collector()
         try:
             while not lifeline.stopping:
                 lifeline.beat()
