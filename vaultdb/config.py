@@ -107,6 +107,8 @@ class LogSettings:
     segment_bytes: Bytes = 64 * limits.MIB
     memory_bytes: Bytes = 16 * limits.MIB
     """Recent entries kept in memory by the consensus process."""
+    stall_timeout_ms: Ms = 5_000
+    """A consensus process whose disk keeps one write waiting for longer ends, so that another node leads."""
 
 
 @dataclass(frozen=True, config=STRICT)

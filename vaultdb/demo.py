@@ -86,10 +86,8 @@ class Demo:
         self._begun_ns: list[int] = []
 
     async def run(self, kill: Callable[[str], Any], restart: Callable[[str], Any]) -> bool:
-        leader = (await self._status(self._nodes[0]))["leader"]
-        self._console.print(
-            f"{len(self._nodes)} nodes, leader {leader['id']}; {len(self._days):,} trading days to load."
-        )
+        leader = await self._leader(self._nodes)
+        self._console.print(f"{len(self._nodes)} nodes, leader {leader}; {len(self._days):,} trading days to load.")
         gap = await self._load(kill)
         await self._show_prices(gap)
         await asyncio.to_thread(restart, gap.killed)

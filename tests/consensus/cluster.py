@@ -13,7 +13,7 @@ from vaultdb.config import Config, NodeAddress, NodeConfig
 from vaultdb.consensus.driver import Driver
 from vaultdb.consensus.log import LogTail, WriteAheadLog
 from vaultdb.consensus.log_writer import Completion, Write
-from vaultdb.consensus.peer_format import Item, decode, encode
+from vaultdb.consensus.peer_format import Forward, Item, decode, encode
 from vaultdb.consensus.process import raft_config
 from vaultdb.consensus.storage_stream import StorageStream
 from vaultdb.raft.messages import NodeId
@@ -65,6 +65,12 @@ class Member:
     connected: set[NodeId] = field(default_factory=set)
     writes: deque[Write] = field(default_factory=deque)
     applies: bool = True
+    disk_busy_ms: float = 0.0
+    syncs: bool = True
+    fails_to_send: bool = False
+    flushed: int | None = None
+    """What storage reports as durable; None: all that it has applied."""
+    unsent: dict[NodeId, list[Item]] = field(default_factory=dict)
 
     def start(self) -> None:
         self.log = WriteAheadLog(self.node.log_dir, "test", self.node.id)
@@ -103,13 +109,20 @@ class Member:
     # The interfaces that the driver needs.
 
     def send(self, peer: NodeId, item: Item) -> None:
-        self.cluster.network.append((self.node.id, peer, encode("test", self.node.id, peer, [item])))
+        if self.fails_to_send:
+            self.unsent.setdefault(peer, []).append(item)
+        else:
+            self.cluster.network.append((self.node.id, peer, encode("test", self.node.id, peer, [item])))
 
-    def flush(self) -> list[NodeId]:
-        return []
+    def flush(self) -> dict[NodeId, list[Item]]:
+        unsent, self.unsent = self.unsent, {}
+        return unsent
 
     def submit(self, write: Write) -> None:
         self.writes.append(write)
+
+    def busy_ms(self, _now_ns: int) -> float:
+        return self.disk_busy_ms
 
     def storage_send(self, message: bytes) -> bool:
         _, _, first, payloads = unpack(message)
@@ -129,7 +142,7 @@ class Member:
         return [answer for answer in self.answers if answer[2] == batch]
 
     def sync(self) -> None:
-        while self.is_up and self.writes:
+        while self.is_up and self.syncs and self.writes:
             write = self.writes.popleft()
             written = None
             if write.hard_state is not None or write.entries:
@@ -140,7 +153,14 @@ class Member:
         if self.is_up:
             self.driver.turn(self.cluster.now_ns, self.cluster.now_ns // NS_PER_MS)
             if self.applies and self.entries:
-                self.driver.on_storage([ipc.APPLIED, 1, max(self.entries), max(self.entries)])
+                applied = max(self.entries)
+                self.driver.on_storage([ipc.APPLIED, 1, applied, applied if self.flushed is None else self.flushed])
+
+    def forwarded_in(self, network: list[tuple[NodeId, NodeId, bytes]], term: int) -> list[tuple[int, int]]:
+        """The keys of proposals that this node has on the way to the leader of `term`."""
+        items = [item for src, _, frame in network if src == self.node.id for item in decode(frame)[3]]
+        forwards = [item for item in items if isinstance(item, Forward) and item.term == term]
+        return [(incarnation, batch) for forward in forwards for incarnation, batch, _, _ in forward.proposals]
 
     def committed_batches(self) -> list[tuple[int, int]]:
         """(origin, batch) of everything that storage was given, in order."""
@@ -152,7 +172,7 @@ class Member:
 
 
 class Cluster:
-    def __init__(self, nodes: int, data_dir: Path, seed: int = 1) -> None:
+    def __init__(self, nodes: int, data_dir: Path, seed: int = 1, *, member: type[Member] = Member) -> None:
         self.rng = random.Random(seed)
         self.now_ns = 1
         self.network: list[tuple[NodeId, NodeId, bytes]] = []
@@ -160,9 +180,9 @@ class Cluster:
         """Nodes that reach nobody and are reached by nobody, without a connection breaking."""
         self.members: list[Member] = []
         whole = config(nodes, data_dir)
-        self.members = [Member(whole.node(n), self) for n in range(nodes)]
-        for member in self.members:
-            member.start()
+        self.members = [member(whole.node(n), self) for n in range(nodes)]
+        for made in self.members:
+            made.start()
 
     def step(self, ms: int = 10, loss: float = 0.0) -> None:
         """Pass time, deliver what is on the way, sync, and give every node a turn."""

@@ -18,17 +18,24 @@ def worked_example() -> bytes:
     return bytes.fromhex(digits.replace(" ", ""))
 
 
+def decode_example(record: bytes) -> tuple[int, memoryview] | None:
+    """The example where it says that it stands."""
+    return fmt.decode_record(bytes(100) + record, 1, 100)
+
+
 def test_worked_example_is_what_the_code_writes() -> None:
     """Golden bytes: whoever changes the format must change the page and the version."""
-    record, locations = fmt.encode_write(HardState(2, 3, 7), [Entry(2, 8, EntryKind.COMMAND, b"hi")], start=100)
+    record, locations = fmt.encode_write(
+        HardState(2, 3, 7), [Entry(2, 8, EntryKind.COMMAND, b"hi")], segment=1, start=100
+    )
     assert record == worked_example()
     assert locations == [fmt.Location(2, EntryKind.COMMAND, 100 + len(record) - 2, 2)]
 
 
 def test_a_record_reads_back() -> None:
     entries = [Entry(3, 9, EntryKind.NOOP, b""), Entry(3, 10, EntryKind.COMMAND, b"x" * 1000)]
-    record, locations = fmt.encode_write(HardState(3, -1, 8), entries, start=7)
-    framed = fmt.decode_record(b"1234567" + record, 7)
+    record, locations = fmt.encode_write(HardState(3, -1, 8), entries, segment=5, start=7)
+    framed = fmt.decode_record(b"1234567" + record, 5, 7)
     assert framed is not None
     assert framed[0] == fmt.WRITE
     assert fmt.decode_write(framed[1], 7) == fmt.WriteRecord(HardState(3, -1, 8), 9, locations)
@@ -39,17 +46,23 @@ def test_every_flipped_byte_is_noticed(position: int) -> None:
     """Planted bug: leaving the kind out of the checksum lets position 12 pass."""
     damaged = bytearray(worked_example())
     damaged[position] ^= 0x41
-    assert fmt.decode_record(bytes(damaged), 0) is None
+    assert decode_example(bytes(damaged)) is None
+
+
+@pytest.mark.parametrize(("segment", "offset"), [(2, 100), (1, 99), (1, 101)])
+def test_a_record_is_valid_only_where_it_was_written(segment: int, offset: int) -> None:
+    """So bytes of a log that a client stores as a value never count as a record behind a torn one."""
+    assert fmt.decode_record(bytes(offset) + worked_example(), segment, offset) is None
 
 
 @pytest.mark.parametrize("length", range(len(worked_example())))
 def test_every_truncation_is_noticed(length: int) -> None:
-    assert fmt.decode_record(worked_example()[:length], 0) is None
+    assert decode_example(worked_example()[:length]) is None
 
 
 def test_counts_that_do_not_add_up_are_refused() -> None:
     """A record whose checksum is right and whose inside is wrong: written by a bug, not by a torn disk."""
-    record, _ = fmt.encode_write(HardState(2, 3, 7), [Entry(2, 8, EntryKind.COMMAND, b"hi")], start=0)
+    record, _ = fmt.encode_write(HardState(2, 3, 7), [Entry(2, 8, EntryKind.COMMAND, b"hi")], segment=1, start=0)
     payload = bytearray(record[fmt.FRAME_BYTES :])
     payload[32] = 9
     assert fmt.decode_write(memoryview(payload), 0) is None

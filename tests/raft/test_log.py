@@ -135,15 +135,17 @@ class TestDurability:
 
 
 class TestMemory:
-    def test_durable_applied_entries_leave_memory_oldest_first(self) -> None:
+    def test_durable_committed_entries_leave_memory_oldest_first(self) -> None:
+        """Applied or not: a storage process that is away must not grow the log's memory."""
         disk = SimulatedDisk()
         log = log_with(*[1] * 10, disk=disk, memory_bytes=40)
         assert log.memory_bytes == 100
         write(log, disk, 1)
+        log.commit_to(5)
+        log.applied_to(3)
+        assert log.memory_bytes == 50, "what is not committed must stay"
         log.commit_to(8)
-        log.applied_to(5)
-        assert log.memory_bytes == 50, "what is not applied must stay"
-        log.applied_to(8)
+        log.applied_to(4)
         assert 20 <= log.memory_bytes <= 40
         assert terms(log) == [1] * 10
         assert log.slice(1, 10, MEMORY_BYTES)[0][0].index == 1
@@ -187,8 +189,12 @@ class TestMemory:
 
     def test_uncommitted_bytes(self) -> None:
         log = log_with(1, 1, 1)
-        log.commit_to(1)
-        assert log.uncommitted_bytes == 20
+        log.commit_to(2)
+        assert log.uncommitted_bytes == 30, "committed elsewhere, not durable here"
+        log.take_unwritten()
+        log.written(1)
+        log.persisted(1)
+        assert log.uncommitted_bytes == 10
 
     def test_a_reader_that_serves_the_wrong_entries_is_found_out(self) -> None:
         log, disk = restored(1, 1, 1)

@@ -8,8 +8,9 @@ clock and owns no socket: `process.py` does. One turn of the loop is: `pass_tick
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 from vaultdb import limits
 from vaultdb.clock import NS_PER_MS
@@ -38,6 +39,8 @@ from vaultdb.raft.state import Ready, Role
 from vaultdb.wire import ipc
 from vaultdb.wire.codec import pack, unpack
 
+STALLED_MS = 1_000
+"""A leader whose disk has kept one write waiting for longer takes no proposals."""
 _FLOOR_INTERVAL_NS = 1_000 * NS_PER_MS
 _EXPIRY_INTERVAL_NS = 50 * NS_PER_MS
 
@@ -49,8 +52,8 @@ class Peers(Protocol):
 
     def send(self, peer: NodeId, item: Item) -> None: ...
 
-    def flush(self) -> Iterable[NodeId]:
-        """Returns the peers whose messages were dropped."""
+    def flush(self) -> Mapping[NodeId, list[Item]]:
+        """Returns what of it was dropped: items that certainly did not leave."""
         ...
 
 
@@ -59,6 +62,10 @@ class Writer(Protocol):
 
     def submit(self, write: Write) -> None: ...
 
+    def busy_ms(self, now_ns: int) -> float:
+        """How long the write under way has taken so far."""
+        ...
+
 
 class Api(Protocol):
     """The api process of this node."""
@@ -66,8 +73,16 @@ class Api(Protocol):
     def send(self, message: bytes) -> bool: ...
 
 
-Taken = tuple[NodeId, int, int, bool, bytes]
-"""A proposal as it enters an entry: origin, incarnation, batch, queued, PROPOSAL."""
+class Taken(NamedTuple):
+    """A proposal on its way into an entry."""
+
+    origin: NodeId
+    incarnation: int
+    batch: int
+    queued: bool
+    payload: bytes
+    term: int
+    """In which its origin sent it: in no other may it be proposed, and a refusal must name it."""
 
 
 class Driver:
@@ -95,7 +110,7 @@ class Driver:
         self._reads = ReadQuestions(
             api_settings.leader_wait_ms, node.config.raft.election_timeout_min_ms, first_context
         )
-        self._forwarded: list[Taken] = []
+        self._forwarded: deque[Taken] = deque()
         self._after_sync: dict[int, list[Message]] = {}
         """Messages of Readys that are not durable yet, by the Ready's number; ascending."""
         self._peer_ids = [peer.id for peer in node.peers]
@@ -106,6 +121,7 @@ class Driver:
         self._observed_term = 0
         self._queued_bytes: dict[int, int] = {}
         """Entry index → bytes answered early in it and not committed yet."""
+        self._is_stalled = False
         self._floor = 0
         self._next_floor_ns = 0
         self._next_expiry_ns = 0
@@ -197,6 +213,7 @@ class Driver:
 
     def turn(self, now_ns: int, wall_ms: int) -> None:
         """Act once on everything that was handed in."""
+        self._is_stalled = self._writer.busy_ms(now_ns) > STALLED_MS
         if now_ns >= self._next_expiry_ns:
             self._expire(now_ns)
         self._place_proposals(wall_ms)
@@ -206,8 +223,9 @@ class Driver:
         self._storage.pump(self._commit_index, self._raft.entries)
         if now_ns >= self._next_floor_ns:
             self._move_floor(now_ns)
-        for peer in self._peers.flush():
+        for peer, dropped in self._peers.flush().items():
             self._raft.peer_unreachable(peer)
+            self._park_unsent(dropped)
 
     @property
     def is_waiting(self) -> bool:
@@ -265,34 +283,35 @@ class Driver:
 
     @property
     def _leads_quorum(self) -> bool:
-        """Leader, and connected to enough peers that a proposal can commit: alone, it would only end as unknown."""
-        return self._raft.role is Role.LEADER and 1 + len(self._peers.connected) >= majority(self._voters)
+        """Leader, with a disk that works, and connected to enough peers: otherwise a proposal would end as unknown."""
+        if self._raft.role is not Role.LEADER or self._is_stalled:
+            return False
+        return 1 + len(self._peers.connected) >= majority(self._voters)
 
     def _place_proposals(self, wall_ms: int) -> None:
         if self._leads_quorum:
-            while self._forwarded or self._proposals.parked(1):
+            while self._forwarded_in_term or self._proposals.parked(1):
                 if not self._propose_entry(wall_ms):
                     break
         elif self._raft.role is not Role.LEADER and self._raft.leader in self._peers.connected:
             self._forward_to_leader()
-        if self._forwarded:
-            self._refuse_forwarded(REFUSED_LEADER)
+        self._refuse_forwarded(REFUSED_LEADER)
 
     def _propose_entry(self, wall_ms: int) -> bool:
         """One entry of what waits, up to ENTRY_BATCH_BYTES. False: the core is full, and what waits was refused."""
         own = self._proposals.parked(limits.ENTRY_BATCH_BYTES)
-        taken: list[Taken] = [(self._id, *p.key, p.queued, p.payload) for p in own]
+        taken = [Taken(self._id, *p.key, p.queued, p.payload, self._raft.term) for p in own]
         size = sum(len(proposal.payload) for proposal in own)
-        while self._forwarded and (not taken or size + len(self._forwarded[0][-1]) <= limits.ENTRY_BATCH_BYTES):
-            size += len(self._forwarded[0][-1])
-            taken.append(self._forwarded.pop(0))
-        entry = pack(
-            [wall_ms, [(origin, incarnation, batch, payload) for origin, incarnation, batch, _, payload in taken]]
-        )
+        while self._forwarded_in_term:
+            size += len(self._forwarded[0].payload)
+            if taken and size > limits.ENTRY_BATCH_BYTES:
+                break
+            taken.append(self._forwarded.popleft())
+        entry = pack([wall_ms, [(t.origin, t.incarnation, t.batch, t.payload) for t in taken]])
         try:
             term, index = self._raft.propose([entry])
         except Busy as error:
-            self._forwarded += taken[len(own) :]
+            self._forwarded.extendleft(reversed(taken[len(own) :]))
             self._refuse_forwarded(REFUSED_BUSY)
             for proposal in own:
                 self._proposals.remove(proposal.key)
@@ -306,7 +325,7 @@ class Driver:
     def _answer_queued(self, taken: list[Taken], index: int) -> None:
         """Tell the origins of `queued` proposals whether the asynchronous queue had room for them."""
         held = sum(self._queued_bytes.values())
-        for origin, incarnation, batch, queued, payload in taken:
+        for origin, incarnation, batch, queued, payload, term in taken:
             if not queued:
                 continue
             has_room = held + len(payload) <= limits.QUEUED_BYTES_MAX
@@ -317,7 +336,7 @@ class Driver:
                 self._answer([ipc.QUEUED, incarnation, batch, has_room])
             else:
                 verdict = TAKEN_QUEUED if has_room else TAKEN_SYNC
-                self._peers.send(origin, ForwardAnswer(self._raft.term, [(incarnation, batch, verdict)]))
+                self._peers.send(origin, ForwardAnswer(term, [(incarnation, batch, verdict)]))
 
     def _forward_to_leader(self) -> None:
         while batch := self._proposals.parked(limits.ENTRY_BATCH_BYTES):
@@ -325,30 +344,41 @@ class Driver:
             self._peers.send(self._raft.leader, Forward(self._raft.term, proposals))
             self._proposals.sent(batch, self._raft.term)
 
+    def _park_unsent(self, dropped: list[Item]) -> None:
+        """A forward that did not leave was not sent."""
+        for item in dropped:
+            if isinstance(item, Forward):
+                for incarnation, batch, _, _ in item.proposals:
+                    self._proposals.refused((incarnation, batch), item.term)
+
     def _on_forward(self, src: NodeId, forward: Forward) -> None:
-        taken = [(src, *proposal) for proposal in forward.proposals]
-        if forward.term == self._raft.term and self._leads_quorum:
-            self._forwarded += taken
-        else:
-            self._send_verdicts(src, forward.term, taken, REFUSED_LEADER)
+        """Whether they are taken is decided in `turn`: what else arrived may end the term."""
+        self._forwarded.extend(Taken(src, *proposal, forward.term) for proposal in forward.proposals)
+
+    @property
+    def _forwarded_in_term(self) -> bool:
+        """Drop from the head what was sent in another term, with a refusal; whether anything is left.
+
+        Its origin may have sent it again in the present term: taken here too, it would happen twice.
+        """
+        while self._forwarded and self._forwarded[0].term != self._raft.term:
+            self._send_verdict(self._forwarded.popleft(), REFUSED_LEADER)
+        return bool(self._forwarded)
 
     def _refuse_forwarded(self, verdict: int) -> None:
-        for taken in self._forwarded:
-            self._send_verdicts(taken[0], self._raft.term, [taken], verdict)
-        self._forwarded = []
+        while self._forwarded:
+            self._send_verdict(self._forwarded.popleft(), verdict)
 
-    def _send_verdicts(self, peer: NodeId, term: int, taken: list[Taken], verdict: int) -> None:
-        self._peers.send(
-            peer, ForwardAnswer(term, [(incarnation, batch, verdict) for _, incarnation, batch, _, _ in taken])
-        )
+    def _send_verdict(self, taken: Taken, verdict: int) -> None:
+        self._peers.send(taken.origin, ForwardAnswer(taken.term, [(taken.incarnation, taken.batch, verdict)]))
 
     def _on_forward_answer(self, answer: ForwardAnswer) -> None:
         for incarnation, batch, verdict in answer.verdicts:
-            if verdict == REFUSED_LEADER:
-                self._proposals.refused((incarnation, batch), answer.term)
-            elif verdict == REFUSED_BUSY:
-                if self._proposals.remove((incarnation, batch)) is not None:
-                    self._refuse(incarnation, batch, Busy("the leader holds as many uncommitted bytes as it may"))
+            key = (incarnation, batch)
+            if verdict in (REFUSED_LEADER, REFUSED_BUSY):
+                if self._proposals.refused(key, answer.term) and verdict == REFUSED_BUSY:
+                    self._proposals.remove(key)
+                    self._refuse(*key, Busy("the leader holds as many uncommitted bytes as it may"))
             else:
                 self._answer([ipc.QUEUED, incarnation, batch, verdict == TAKEN_QUEUED])
 
@@ -380,6 +410,8 @@ class Driver:
             )
         if self._raft.leader == NOBODY:
             return "no leader is known; an election is under way"
+        if self._is_stalled:
+            return f"the disk of node {self._id} has not completed a write for more than {STALLED_MS} ms"
         return f"the leader, node {self._raft.leader}, did not confirm in time"
 
     def _move_floor(self, now_ns: int) -> None:

@@ -24,6 +24,10 @@ from vaultdb.wire.codec import pack
 _SUFFIX = ".log"
 
 
+class _ReachesBelowBase(CorruptData):
+    """A record replaces entries that lie before the first one of the log."""
+
+
 class Written(NamedTuple):
     """One durable WRITE record."""
 
@@ -64,7 +68,7 @@ class LogTail:
             begun = self._begin_segment() if self._size >= segment_bytes else None
             if hard_state is not None:
                 self._hard_state = hard_state
-            record, locations = fmt.encode_write(self._hard_state, entries, self._size)
+            record, locations = fmt.encode_write(self._hard_state, entries, self._header.number, self._size)
             write_all(self._fd, record)
             os.fdatasync(self._fd)
         except OSError as error:
@@ -212,7 +216,8 @@ class WriteAheadLog:
         keep = first_index - self.base_index - 1
         segment = self._segments[-1]
         if not 0 <= keep <= len(self._terms):
-            raise CorruptData(
+            fault = _ReachesBelowBase if keep < 0 else CorruptData
+            raise fault(
                 f"log segment {segment.header.number} continues at index {first_index},"
                 f" but the log is ({self.base_index}, {self.last_index}]"
             )
@@ -243,20 +248,33 @@ class WriteAheadLog:
             return size
         if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
             raise CorruptData(f"log segments are missing in {self._directory}: found {numbers}")
-        size = 0
-        for number in numbers:
-            size = self._recover_segment(number, is_last=number == numbers[-1])
-        return size
+        while True:
+            try:
+                for number in numbers:
+                    size = self._recover_segment(number, is_last=number == numbers[-1])
+                return size
+            except _ReachesBelowBase as error:
+                if len(numbers) == 1:
+                    raise CorruptData(str(error)) from error
+                self._finish_cut(numbers.pop(0))
+
+    def _finish_cut(self, number: int) -> None:
+        """A cut was interrupted: it had begun to delete, for only a cut leaves a log that begins with an overwrite."""
+        self.close()
+        for column in (self._terms, self._kinds, self._numbers, self._offsets, self._lengths):
+            del column[:]
+        segment_path(self._directory, number).unlink()
+        sync_directory(self._directory)
 
     def _is_unborn(self, number: int) -> bool:
         """Whether the crash came while the segment was begun: no header was durable, so nothing stands behind it."""
         data = segment_path(self._directory, number).read_bytes()
-        return fmt.decode_record(data, 0) is None and not fmt.has_valid_record(data, 0)
+        return fmt.decode_record(data, number, 0) is None and not fmt.has_valid_record(data, number, 0)
 
     def _recover_segment(self, number: int, *, is_last: bool) -> int:
         path = segment_path(self._directory, number)
         data = path.read_bytes()
-        framed = fmt.decode_record(data, 0)
+        framed = fmt.decode_record(data, number, 0)
         header = fmt.decode_segment(framed[1]) if framed is not None and framed[0] == fmt.SEGMENT else None
         if framed is None or header is None:
             raise CorruptData(f"log segment {path.name} has a damaged or unknown header")
@@ -273,25 +291,37 @@ class WriteAheadLog:
             )
         self._add_segment(header)
         self.hard_state = HardState(header.term, header.vote, header.commit)
-        offset = fmt.FRAME_BYTES + len(framed[1])
+        last, offset = 0, fmt.FRAME_BYTES + len(framed[1])
         while offset < len(data):
-            framed = fmt.decode_record(data, offset)
+            framed = fmt.decode_record(data, number, offset)
             record = fmt.decode_write(framed[1], offset) if framed is not None and framed[0] == fmt.WRITE else None
             if framed is None or record is None:
-                self._cut_torn_tail(path, data, offset, is_last=is_last)
-                return offset
+                if not is_last or fmt.has_valid_record(data, number, offset + 1):
+                    raise CorruptData(
+                        f"log segment {path.name} is damaged at offset {offset}, in data that was durable"
+                    )
+                break
             self.hard_state = record.hard_state
             self._index(record.first_index, record.entries)
-            offset += fmt.FRAME_BYTES + len(framed[1])
+            last, offset = offset, offset + fmt.FRAME_BYTES + len(framed[1])
+        if is_last:
+            self.cut_bytes = len(data) - offset
+            self._make_durable(path, data[last:offset], last)
         return offset
 
-    def _cut_torn_tail(self, path: Path, data: bytes, offset: int, *, is_last: bool) -> None:
-        if not is_last or fmt.has_valid_record(data, offset + 1):
-            raise CorruptData(f"log segment {path.name} is damaged at offset {offset}, in data that was durable")
-        self.cut_bytes = len(data) - offset
-        with path.open("r+b") as file:
-            file.truncate(offset)
+    def _make_durable(self, path: Path, record: bytes, offset: int) -> None:
+        """Cut what follows the last record, and sync that record again.
+
+        A predecessor may have been killed before its sync ended, or have seen it fail: then the record stands in the
+        page cache, marked as clean, and not on the disk. Written again it is dirty again, and a sync means something.
+        The records before it were synced before it was written.
+        """
+        with path.open("r+b", buffering=0) as file:
+            file.truncate(offset + len(record))
+            file.seek(offset)
+            write_all(file.fileno(), record)
             os.fsync(file.fileno())
+        sync_directory(self._directory)
 
 
 def segment_path(directory: Path, number: int) -> Path:
@@ -306,7 +336,7 @@ def segment_numbers(directory: Path) -> list[int]:
 
 def create_segment(directory: Path, header: SegmentHeader) -> int:
     """Write a new segment's header, durable with its directory entry; returns the file's size."""
-    record = fmt.encode_record(fmt.SEGMENT, pack(tuple(header)))
+    record = fmt.encode_record(fmt.SEGMENT, pack(tuple(header)), header.number, 0)
     fd = os.open(segment_path(directory, header.number), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         write_all(fd, record)

@@ -4,7 +4,8 @@ A log is a run of segment files, `0000000000000001.log` and so on, numbered with
 records. Integers are little-endian.
 
     record    magic 4 | length 4 | crc 4 | kind 1 | payload (length bytes)
-              magic: b"VLR1". crc: CRC32C of kind and payload.
+              magic: b"VLR1". crc: CRC32C of segment number 8, offset of the record 8, kind 1 and the payload: bytes of
+              a log that are stored as a value elsewhere in a log are no record there.
 
     SEGMENT   (kind 1) the first record of every file, synced before any other is written:
               msgpack [version, cluster name, node id, number, base index, base term, term, vote, commit]
@@ -22,9 +23,10 @@ an invalid record with a valid one behind it, or in any but the last segment, wa
 what this node promised: `CorruptData`. An invalid record with nothing valid behind it was never acknowledged: the
 tail is cut there.
 
-Worked example, node 3 in term 2 (vote for 3, commit 7) appending (term 2, index 8, command, b"hi"):
+Worked example, node 3 in term 2 (vote for 3, commit 7) appending (term 2, index 8, command, b"hi"), at offset 100 of
+segment 1:
 
-    564c5231 33000000 d4642e39 02                            magic, 51 bytes, crc, WRITE
+    564c5231 33000000 f30230cc 02                            magic, 51 bytes, crc, WRITE
     0200000000000000 0300000000000000 0700000000000000       term 2, vote 3, commit 7
     0800000000000000 01000000                                first index 8, one entry
     0200000000000000 01 02000000                             term 2, COMMAND, 2 bytes
@@ -50,6 +52,7 @@ SEGMENT = 1
 WRITE = 2
 
 _FRAME = struct.Struct("<4sIIB")
+_PLACE = struct.Struct("<QQB")
 _WRITE = struct.Struct("<QqQQI")
 _ENTRY = struct.Struct("<QBI")
 
@@ -85,14 +88,16 @@ class WriteRecord(NamedTuple):
     entries: list[Location]
 
 
-def encode_record(kind: int, payload: bytes) -> bytes:
-    """One framed record."""
-    crc = crc32c.crc32c(payload, crc32c.crc32c(bytes((kind,))))
+def encode_record(kind: int, payload: bytes, segment: int, offset: int) -> bytes:
+    """One framed record, to stand at `offset` of `segment`."""
+    crc = crc32c.crc32c(payload, crc32c.crc32c(_PLACE.pack(segment, offset, kind)))
     return _FRAME.pack(MAGIC, len(payload), crc, kind) + payload
 
 
-def encode_write(hard_state: HardState, entries: Sequence[Entry], start: int) -> tuple[bytes, list[Location]]:
-    """The framed WRITE record to stand at offset `start`, and where each payload will be."""
+def encode_write(
+    hard_state: HardState, entries: Sequence[Entry], segment: int, start: int
+) -> tuple[bytes, list[Location]]:
+    """The framed WRITE record to stand at offset `start` of `segment`, and where each payload will be."""
     first_index = entries[0].index if entries else 0
     head = [_WRITE.pack(*hard_state, first_index, len(entries))]
     head += [_ENTRY.pack(entry.term, entry.kind, len(entry.payload)) for entry in entries]
@@ -101,11 +106,12 @@ def encode_write(hard_state: HardState, entries: Sequence[Entry], start: int) ->
     for entry in entries:
         locations.append(Location(entry.term, entry.kind, offset, len(entry.payload)))
         offset += len(entry.payload)
-    return encode_record(WRITE, b"".join([*head, *[entry.payload for entry in entries]])), locations
+    payload = b"".join([*head, *[entry.payload for entry in entries]])
+    return encode_record(WRITE, payload, segment, start), locations
 
 
-def decode_record(data: bytes | memoryview, offset: int) -> tuple[int, memoryview] | None:
-    """(kind, payload) of the record at `offset`, or None when no valid record stands there."""
+def decode_record(data: bytes | memoryview, segment: int, offset: int) -> tuple[int, memoryview] | None:
+    """(kind, payload) of the record at `offset` of `segment`, or None when no valid record stands there."""
     view = memoryview(data)
     if len(view) - offset < FRAME_BYTES:
         return None
@@ -113,7 +119,7 @@ def decode_record(data: bytes | memoryview, offset: int) -> tuple[int, memoryvie
     payload = view[offset + FRAME_BYTES : offset + FRAME_BYTES + length]
     if magic != MAGIC or len(payload) != length:
         return None
-    if crc32c.crc32c(payload, crc32c.crc32c(bytes((kind,)))) != crc:
+    if crc32c.crc32c(payload, crc32c.crc32c(_PLACE.pack(segment, offset, kind))) != crc:
         return None
     return kind, payload
 
@@ -147,12 +153,11 @@ def decode_write(payload: memoryview, start: int) -> WriteRecord | None:
     return WriteRecord(HardState(term, vote, commit), first_index, locations)
 
 
-def has_valid_record(data: bytes | memoryview, offset: int) -> bool:
-    """Whether any valid record stands at or behind `offset`."""
-    raw = bytes(data[offset:])
-    at = raw.find(MAGIC)
+def has_valid_record(data: bytes, segment: int, offset: int) -> bool:
+    """Whether any valid record stands at or behind `offset` of `segment`, whose content is `data`."""
+    at = data.find(MAGIC, offset)
     while at >= 0:
-        if decode_record(raw, at) is not None:
+        if decode_record(data, segment, at) is not None:
             return True
-        at = raw.find(MAGIC, at + 1)
+        at = data.find(MAGIC, at + 1)
     return False

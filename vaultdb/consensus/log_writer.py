@@ -12,8 +12,9 @@ import threading
 from collections import deque
 from typing import NamedTuple
 
+from vaultdb.clock import NS_PER_MS, monotonic_ns
 from vaultdb.consensus.log import LogTail, Written
-from vaultdb.errors import VaultError
+from vaultdb.errors import IoFailed, VaultError
 from vaultdb.raft.messages import Entry
 from vaultdb.raft.state import HardState
 
@@ -44,13 +45,15 @@ class LogWriter:
         self._work = threading.Semaphore(0)
         self._failure: VaultError | None = None
         self._stopped = False
+        self._busy_since_ns: int | None = None
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.syncs_total = 0
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
     def submit(self, write: Write) -> None:
-        """Queue a write; its bytes are bounded by what the core may hold unstable."""
+        """Queue a write. What waits is bounded: the core refuses proposals, and a follower's window closes, until
+        earlier ones are durable."""
         self._submitted.append(write)
         self._work.release()
 
@@ -64,6 +67,11 @@ class LogWriter:
         while self._done:
             done.append(self._done.popleft())
         return done
+
+    def busy_ms(self, now_ns: int) -> float:
+        """How long the write under way has taken so far; 0 when there is none."""
+        since_ns = self._busy_since_ns
+        return 0.0 if since_ns is None else (now_ns - since_ns) / NS_PER_MS
 
     def close(self) -> None:
         """Finish what was submitted, then end the thread."""
@@ -81,8 +89,8 @@ class LogWriter:
                     self._write_all_that_waits()
                 if self._stopped:
                     return
-        except VaultError as error:
-            self._failure = error
+        except Exception as error:  # noqa: BLE001 - the loop must hear of whatever ends this thread
+            self._failure = error if isinstance(error, VaultError) else IoFailed(f"the log writer failed: {error!r}")
             os.eventfd_write(self.fd, 1)
 
     def _write_all_that_waits(self) -> None:
@@ -97,7 +105,9 @@ class LogWriter:
                 entries = _overwrite(entries, write.entries)
         written = None
         if hard_state is not None or entries:
+            self._busy_since_ns = monotonic_ns()
             written = self._tail.write(hard_state, entries, self._segment_bytes)
+            self._busy_since_ns = None
             self.syncs_total += 1
         self._done.append(Completion(number, written))
         os.eventfd_write(self.fd, 1)

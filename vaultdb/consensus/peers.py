@@ -1,8 +1,8 @@
 """The peers' sockets: one ROUTER that only listens, one DEALER to each peer that only speaks.
 
-What a turn of the loop has for a peer leaves as one message. A send that would block is dropped, counted and reported
-as the peer being unreachable: Raft and the proposals' table send again. The DEALERs' monitors tell within
-milliseconds that a process died.
+What a turn of the loop has for a peer leaves as one message. A send that would block is dropped, counted and reported:
+Raft probes anew and forwarded proposals are parked again. The DEALERs' monitors tell within milliseconds that a
+process died.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class PeerBus:
         self.monitors: dict[zmq.Socket[bytes], NodeId] = {}
         self._outgoing: dict[NodeId, list[Item]] = {peer.id: [] for peer in node.peers}
         self._outgoing_bytes: dict[NodeId, int] = dict.fromkeys(self._outgoing, 0)
-        self._dropped: set[NodeId] = set()
+        self._dropped: dict[NodeId, list[Item]] = {}
         self.connected: set[NodeId] = set()
         self.sent_total = self.dropped_total = self.received_total = self.malformed_total = 0
         for peer in node.peers:
@@ -87,12 +87,12 @@ class PeerBus:
         if self._outgoing_bytes[peer] > limits.APPEND_BYTES_MAX:
             self._flush_peer(peer)
 
-    def flush(self) -> set[NodeId]:
-        """Send what this turn collected; returns the connected peers of whose messages some were dropped."""
+    def flush(self) -> dict[NodeId, list[Item]]:
+        """Send what this turn collected; returns what connected peers were not sent because their queue is full."""
         for peer, items in self._outgoing.items():
             if items:
                 self._flush_peer(peer)
-        dropped, self._dropped = self._dropped, set()
+        dropped, self._dropped = self._dropped, {}
         return dropped
 
     def _flush_peer(self, peer: NodeId) -> None:
@@ -103,4 +103,4 @@ class PeerBus:
             self.sent_total += 1
         else:
             self.dropped_total += 1
-            self._dropped.add(peer)
+            self._dropped.setdefault(peer, []).extend(items)

@@ -18,7 +18,7 @@ from vaultdb.consensus.log import WriteAheadLog
 from vaultdb.consensus.log_writer import LogWriter
 from vaultdb.consensus.peers import PeerBus
 from vaultdb.consensus.storage_stream import StorageStream
-from vaultdb.errors import BadRequest, ExitCode
+from vaultdb.errors import BadRequest, ExitCode, IoFailed
 from vaultdb.lifeline import BEAT_INTERVAL_MS, Lifeline, calm_garbage_collector
 from vaultdb.logs import logger
 from vaultdb.raft.node import RaftNode
@@ -68,6 +68,7 @@ class ConsensusProcess:
         self._tick_ns = node.config.raft.tick_ms * NS_PER_MS
         self._ticks_max = max(1, node.config.raft.election_timeout_min_ms // (3 * node.config.raft.tick_ms))
         self._ticked_ns = monotonic_ns()
+        self._stall_timeout_ms = node.config.log.stall_timeout_ms
         self.malformed_total = 0
 
     def run(self) -> int:
@@ -88,14 +89,18 @@ class ConsensusProcess:
                         self._driver.on_connection(change.peer, connected=change.connected)
                 if self._writer.fd in ready:
                     self._driver.on_durable(self._writer.completions())
+                elif self._writer.busy_ms(now_ns) > self._stall_timeout_ms:
+                    raise IoFailed(f"the log's disk has not completed a write for {self._stall_timeout_ms} ms")
                 if self._peers.listener in ready:
                     for src, item in self._peers.receive():
                         self._driver.on_peer(src, item)
                 if self._local in ready:
                     self._receive_local(now_ns)
                 self._driver.turn(now_ns, wall_ms())
+            self._writer.close()
+            self._log.close()
         finally:
-            self._close()
+            self._context.destroy(linger=0)
         return ExitCode.CLEAN
 
     def _receive_local(self, now_ns: int) -> None:
@@ -126,11 +131,6 @@ class ConsensusProcess:
             return self._ticks_max
         self._ticked_ns += ticks * self._tick_ns
         return ticks
-
-    def _close(self) -> None:
-        self._writer.close()
-        self._log.close()
-        self._context.destroy(linger=0)
 
 
 class LocalApi:

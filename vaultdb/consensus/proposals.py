@@ -81,11 +81,13 @@ class Proposals:
                 self._parked_bytes -= len(proposal.payload)
             proposal.term = term
 
-    def refused(self, key: Key, term: int) -> None:
-        """The leader of `term` says that it did not take it: parked again."""
+    def refused(self, key: Key, term: int) -> bool:
+        """The leader of `term` did not take it: parked again. False: it is settled, or was sent in another term."""
         proposal = self._all.get(key)
-        if proposal is not None and proposal.term == term:
-            self._park(proposal)
+        if proposal is None or proposal.term != term:
+            return False
+        self._park(proposal)
+        return True
 
     def remove(self, key: Key) -> Proposal | None:
         """Take a proposal out: it is committed, or was refused for good."""

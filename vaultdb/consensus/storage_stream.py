@@ -50,6 +50,7 @@ class StorageStream:
             return False
         while self._inflight and self._inflight[0][0] <= applied_index:
             self._inflight_bytes -= self._inflight.popleft()[1]
+        self._next_index = max(self._next_index, applied_index + 1)  # it may have applied more than it subscribed from
         self.applied_index = applied_index
         self.flushed_index = flushed_index
         return True

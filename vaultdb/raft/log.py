@@ -62,7 +62,8 @@ class RaftLog:
 
     @property
     def uncommitted_bytes(self) -> int:
-        return self._sum_to(self.last_index) - self._sum_to(self.commit_index)
+        """Payload bytes that a majority, or this node's own disk, does not hold yet."""
+        return self._sum_to(self.last_index) - self._sum_to(self.durable_commit_index)
 
     @property
     def memory_bytes(self) -> int:
@@ -196,7 +197,7 @@ class RaftLog:
             self._drop(index)
 
     def _evict(self) -> None:
-        """Keep memory within its budget: the oldest durable and applied entries go; the reader has them.
+        """Keep memory within its budget: the oldest durable and committed entries go; the reader has them.
 
         It goes down to three quarters at once, so that the list is not shifted for every entry.
         """
@@ -204,7 +205,7 @@ class RaftLog:
             return
         excess = self.memory_bytes - self._memory_bytes * 3 // 4
         last = self._start + bisect_left(self._sums, self._sum_before + excess)
-        last = min(last, self.stable_index, self.applied_index, self.commit_index)
+        last = min(last, self.stable_index, self.commit_index)
         if last >= self._start:
             self._drop(last)
 

@@ -205,8 +205,13 @@ class RaftNode:
 
     @property
     def uncommitted_bytes(self) -> int:
-        """Payloads in the log above the commit index (of the part held in memory)."""
+        """Payload bytes in memory that are not committed, or not durable here: a slow disk must not grow the log."""
         return self._log.uncommitted_bytes
+
+    @property
+    def log_memory_bytes(self) -> int:
+        """Payload bytes that the core holds in memory."""
+        return self._log.memory_bytes
 
     @property
     def progress(self) -> Mapping[NodeId, Progress]:
