@@ -5,6 +5,7 @@
     VaultError
     ├── Rejected              nothing happened, and nothing will
     │   ├── BadRequest        400  the request is malformed; the sentence names the field
+    │   ├── Forbidden         403  a browser says that a page of another site sends this write
     │   ├── NotFound          404  no such key or route
     │   ├── MethodNotAllowed  405  the route exists, the method does not
     │   ├── NotAcceptable     406  the stored value has no such representation
@@ -13,7 +14,7 @@
     │   ├── UnsupportedMedia  415  the body is encoded in a way that is not understood
     │   ├── Busy              429  a bounded queue is full; try again later
     │   ├── HeadersTooLarge   431  request line and headers are over their limit
-    │   ├── NotImplementedYet 501  a condition of HTTP that this release would have to ignore
+    │   ├── NotImplementedYet 501  a method or condition of HTTP that this release does not know
     │   ├── Unavailable       503  no leader, no quorum, or a process is restarting
     │   │   └── NotLeader     503  this core is not the leader (the driver forwards or waits)
     │   └── ConfigInvalid     ---  the configuration has faults, all of them listed
@@ -73,6 +74,11 @@ class Rejected(VaultError):
 class BadRequest(Rejected):
     code = "bad_request"
     http_status = 400
+
+
+class Forbidden(Rejected):
+    code = "forbidden"
+    http_status = 403
 
 
 class NotFound(Rejected):

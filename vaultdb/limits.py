@@ -17,7 +17,9 @@ COMMAND_OPERATIONS_MAX = 10_000
 HTTP_HEADER_BYTES_MAX = 32 * KIB
 """Request line and headers. A key percent-encoded is three times its size."""
 HTTP_BODY_BYTES_MAX = 8 * MIB
-"""JSON escapes can double a command, hence twice COMMAND_BYTES_MAX."""
+"""Twice COMMAND_BYTES_MAX, for the escapes of JSON. A control character takes six bytes there: a command whose JSON
+is larger than this must be sent as several smaller ones, or its values by PUT.
+"""
 
 # What travels between processes and nodes.
 BATCH_BYTES_MAX = 5 * MIB

@@ -89,6 +89,12 @@ class FakeLoopService:
     async def read(self, key: bytes, *, linearizable: bool) -> ReadResult:
         return self.service.read(key, linearizable=linearizable)
 
+    async def status(self) -> dict[str, Any]:
+        return self.service.status()
+
+    async def ready(self) -> None:
+        self.service.ready()
+
 
 class FlaskLane:
     """A WSGI server's part, no more: PATH_INFO decoded, bodies with their length."""
@@ -150,6 +156,22 @@ class ExpressAsgi:
         self.counters = Counters()
         self.app = ExpressLane(FakeLoopService(service), create_app(service), self.counters)
 
+    def scope(self, method: str, target: str, headers: Mapping[str, str]) -> dict[str, Any]:
+        path, _, query = target.partition("?")
+        return {
+            "type": "http",
+            "method": method,
+            "path": unquote(path),
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+            "http_version": "1.1",
+            "scheme": "http",
+            "server": ("127.0.0.1", 80),
+            "client": ("127.0.0.1", 1),
+            "root_path": "",
+        }
+
     def request(
         self,
         method: str,
@@ -159,23 +181,8 @@ class ExpressAsgi:
         pieces: list[bytes] | None = None,
     ) -> Reply:
         """`pieces`: the body as it arrives; an end without a last piece is a client that went away."""
-        path, _, query = target.partition("?")
-        fields = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
-        if body:
-            fields.append((b"content-length", b"%d" % len(body)))
-        scope = {
-            "type": "http",
-            "method": method,
-            "path": unquote(path),
-            "raw_path": path.encode(),
-            "query_string": query.encode(),
-            "headers": fields,
-            "http_version": "1.1",
-            "scheme": "http",
-            "server": ("127.0.0.1", 80),
-            "client": ("127.0.0.1", 1),
-            "root_path": "",
-        }
+        full = {**(headers or {}), **({"Content-Length": str(len(body))} if body else {})}
+        scope = self.scope(method, target, full)
         if pieces is None:
             messages = [{"type": "http.request", "body": body, "more_body": False}]
         else:

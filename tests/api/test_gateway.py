@@ -520,6 +520,8 @@ async def test_close_ends_everything(node: Node) -> None:
         with pytest.raises(Unavailable, match="stopping"):
             request()
     assert await node.gateway.status() == (None, None)
+    with pytest.raises(Unavailable, match="stopping"):
+        await asyncio.wait_for(node.gateway.ready(), 10)
 
 
 @scripted

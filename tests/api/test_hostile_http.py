@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -125,8 +127,10 @@ def test_garbage_never_replaces_the_answer_to_a_write(server: ApiServer, store: 
     """
     for garbage in (
         b"\x00\x01garbage",
-        b"GET /key/\xff HTTP/1.1\r\n\r\n",
-        b"PUT /key/k HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+        b"GET /key/\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /key/k HTTP/1.1\r\n\r\n",
+        b"BREW /key/k HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"PUT /key/k HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",
     ):
         store.reset()
         received = exchange(server, put("k", "Content-Length: 1\r\n", b"v") + garbage)
@@ -200,9 +204,9 @@ def test_headers_over_the_limit_are_431(server: ApiServer, in_one_piece: bool) -
     """Promise: HTTP_HEADER_BYTES_MAX holds however the bytes arrive; at the limit a request passes."""
     over = limits.HTTP_HEADER_BYTES_MAX
     for head in (
-        b"GET /key/k HTTP/1.1\r\nX: " + b"x" * over + b"\r\n\r\n",
-        b"GET /key/" + b"k" * over + b" HTTP/1.1\r\n\r\n",
-        b"GET /key/k HTTP/1.1\r\n" + b"".join(b"X%d: x\r\n" % i for i in range(over // 8)) + b"\r\n",
+        b"GET /key/k HTTP/1.1\r\nHost: x\r\nX: " + b"x" * over + b"\r\n\r\n",
+        b"GET /key/" + b"k" * over + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /key/k HTTP/1.1\r\nHost: x\r\n" + b"".join(b"X%d: x\r\n" % i for i in range(over // 8)) + b"\r\n",
     ):
         with closing(server.connect()) as client:
             if in_one_piece:
@@ -212,7 +216,8 @@ def test_headers_over_the_limit_are_431(server: ApiServer, in_one_piece: bool) -
                     client.sendall(head[start : start + 8_000])
             assert statuses(rest_of(client)) == [431]
     fill = limits.HTTP_HEADER_BYTES_MAX - 200
-    received = exchange(server, b"GET /health/live HTTP/1.1\r\nConnection: close\r\nX: " + b"x" * fill + b"\r\n\r\n")
+    head = b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX: " + b"x" * fill + b"\r\n\r\n"
+    received = exchange(server, head)
     assert statuses(received) == [200]
 
 
@@ -298,6 +303,45 @@ def test_garbage_bytes(server: ApiServer, seed: int) -> None:
             assert status != 500, data
 
 
+@pytest.mark.parametrize(
+    ("request_", "status", "phrase"),
+    [
+        (b"PUT /key/k HTTP/1.1\r\nContent-Length: 1\r\n\r\nv", 400, "no Host"),
+        (put("k", "Host: x\r\nContent-Length: 1\r\n", b"v"), 400, "2 Host"),
+        (put("k", "Host: y\r\nContent-Length: 1\r\n", b"v"), 400, "2 Host"),
+        (b"PUT /key/k HTTP/1.0\r\nHost: x\r\nHost: x\r\nContent-Length: 1\r\n\r\nv", 400, "2 Host"),
+        (b"GET /key/k HTTP/1.1\r\nHost: x, y\r\n\r\n", 400, "not a host"),
+        (b"GET /key/k HTTP/1.1\r\nHost: a@b/c\r\n\r\n", 400, "not a host"),
+        (b"GET /key/k\r\n\r\n", 400, "HTTP/0.9"),
+        (b"GET /key/k HTTP/0.9\r\n\r\n", 400, "HTTP/0.9"),
+        (b"BREW /key/k HTTP/1.1\r\nHost: x\r\n\r\n", 501, "BREW"),
+        (b"\r\nGETS /key/k HTTP/1.1\r\nHost: x\r\n\r\n", 501, "GETS"),
+        (b"get /key/k HTTP/1.1\r\nHost: x\r\n\r\n", 501, "get"),
+        (b"BREW", 400, "not HTTP/1.1"),
+        (b"BREW /key/k COFFEE/1\r\n\r\n", 400, "not HTTP/1.1"),
+        (b"CONNECT x:1 HTTP/1.1\r\nHost: x:1\r\n\r\n", 501, "CONNECT"),
+    ],
+)
+def test_a_wrong_head_is_refused_with_its_reason(
+    server: ApiServer, store: Store, request_: bytes, status: int, phrase: str
+) -> None:
+    """Promise: no request without exactly one Host, of another version, or with an unknown method is carried out, and
+    the answer says which of these it was (RFC 9112, 3.2; RFC 9110, 9.1).
+    """
+    received = exchange(server, request_, then_close=False)
+    assert statuses(received) == [status]
+    fields = json.loads(received.split(b"\r\n\r\n", 1)[1])
+    assert (fields["outcome"], fields["status"]) == ("rejected", status)
+    assert phrase in fields["detail"]
+    assert (store.data, store.reads) == ({}, 0)
+
+
+@pytest.mark.parametrize("host", ["", "x", "127.0.0.1:11000", "[::1]:11000", "a-b.example.", "x:"])
+def test_a_right_host_is_taken(server: ApiServer, host: str) -> None:
+    request = f"GET /health/live HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+    assert statuses(exchange(server, request)) == [200]
+
+
 def test_tls_and_http2_prefaces_are_400(server: ApiServer, store: Store) -> None:
     """Promise: the wrong protocol is answered, not left hanging."""
     for preface in (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"):
@@ -320,7 +364,9 @@ def test_an_offered_upgrade_is_ignored_or_refused(server: ApiServer, store: Stor
 def test_pipelined_requests_are_answered_in_order(server: ApiServer, store: Store) -> None:
     """Promise: requests sent ahead are answered one by one, in order, slow and fast lane mixed."""
     requests = b"".join(
-        put(f"k{i}", "Content-Length: 1\r\n", b"v") + b"GET /status HTTP/1.1\r\n\r\n" + b"HEAD /key/k0 HTTP/1.1\r\n\r\n"
+        put(f"k{i}", "Content-Length: 1\r\n", b"v")
+        + b"GET /digest HTTP/1.1\r\nHost: x\r\n\r\n"
+        + b"HEAD /key/k0 HTTP/1.1\r\nHost: x\r\n\r\n"
         for i in range(10)
     )
     received = exchange(server, requests)
@@ -330,7 +376,7 @@ def test_pipelined_requests_are_answered_in_order(server: ApiServer, store: Stor
 
 def test_too_many_pipelined_requests_end_the_connection(server: ApiServer, store: Store) -> None:
     """Promise: what one connection may have waiting is bounded."""
-    received = exchange(server, b"GET /key/k HTTP/1.1\r\n\r\n" * 2_000)
+    received = exchange(server, b"GET /key/k HTTP/1.1\r\nHost: x\r\n\r\n" * 2_000)
     assert len(statuses(received)) < 1_000
     assert set(statuses(received)) <= {404}
     assert store.data == {}
@@ -347,9 +393,8 @@ def test_http_1_0_and_odd_paths(server: ApiServer, store: Store) -> None:
     for data, expected in (
         (b"GET /health/live HTTP/1.0\r\n\r\n", [200]),
         (b"GET http://elsewhere/health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", [200]),
-        (b"GET ?x HTTP/1.1\r\n\r\n", [400]),
-        (b"CONNECT x:1 HTTP/1.1\r\n\r\n", [400]),
-        (b"GET /key/\xc3\xa9 HTTP/1.1\r\n\r\n", [400]),
+        (b"GET ?x HTTP/1.1\r\nHost: x\r\n\r\n", [400]),
+        (b"GET /key/\xc3\xa9 HTTP/1.1\r\nHost: x\r\n\r\n", [400]),
     ):
         received = exchange(server, data)
         assert statuses(received) == expected, data
@@ -377,6 +422,45 @@ def test_a_body_in_pieces_keeps_the_connection(server: ApiServer, store: Store) 
             assert statuses(received) == [200]
             assert b"connection: close" not in received
     assert [len(value) for value, _ in store.data.values()] == [200_000] * 3
+
+
+def test_small_bodies_under_way_are_bounded_in_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: many small bodies that do not end are bounded in sum like few large ones. Catches: a size below which
+    bodies are not counted.
+    """
+    monkeypatch.setattr(limits, "API_OUTBOX_BYTES_MAX", 300_000)
+    express = ExpressAsgi()
+
+    async def fill() -> list[int]:
+        """The first seven stay unfinished until the last one has been answered."""
+        answered = asyncio.Event()
+
+        async def put() -> int:
+            pieces = [b"x" * 50_000]
+            sent: list[int] = []
+
+            async def receive() -> dict[str, object]:
+                if pieces:
+                    return {"type": "http.request", "body": pieces.pop(), "more_body": True}
+                await answered.wait()
+                return {"type": "http.request", "body": b"", "more_body": False}
+
+            async def send(message: MutableMapping[str, Any]) -> None:
+                if message["type"] == "http.response.start":
+                    sent.append(message["status"])
+                    if message["status"] == 429:
+                        answered.set()
+
+            await express.app(express.scope("PUT", "/key/k", {"Transfer-Encoding": "chunked"}), receive, send)
+            return sent[0]
+
+        return await asyncio.wait_for(asyncio.gather(*(put() for _ in range(7))), 20)
+
+    try:
+        assert asyncio.run(fill()) == [200] * 6 + [429]
+        assert asyncio.run(fill()) == [200] * 6 + [429], "a charge was not given back"
+    finally:
+        express.close()
 
 
 def test_large_bodies_under_way_are_bounded_in_sum(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def elapsed_ms(since_ns: int) -> float:
 def test_sigterm_ends_it_promptly_and_cleanly(own: ApiServer) -> None:
     """Promise: idle connections do not hold up a stop, and the exit code is CLEAN."""
     with closing(own.connect()) as idle:
-        idle.sendall(b"GET /health/live HTTP/1.1\r\n\r\n")
+        idle.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
         assert idle.recv(65536)
         began_ns = monotonic_ns()
         assert own.stop() == ExitCode.CLEAN
@@ -51,8 +51,8 @@ def test_requests_under_way_get_an_answer_when_it_stops(own: ApiServer) -> None:
     assert own.siblings is not None
     own.siblings.store.failure = Unknown("silence")
     with closing(own.connect()) as writer, closing(own.connect()) as slow:
-        writer.sendall(b"PUT /key/k HTTP/1.1\r\nContent-Length: 1\r\n\r\nv")
-        slow.sendall(b"PUT /key/k HTTP/1.1\r\nContent-Length: 9\r\n\r\nv")
+        writer.sendall(b"PUT /key/k HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nv")
+        slow.sendall(b"PUT /key/k HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nv")
         while own.request("GET", "/status").json["api"]["operations"] < 1:
             pass
         began_ns = monotonic_ns()

@@ -1,4 +1,6 @@
-"""The node as Flask's threads see it: blocking calls that run in the event loop."""
+"""The node behind both lanes: as the event loop sees it, and as Flask's threads see it, whose blocking calls run in
+the loop.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import TypeVar
 
 from vaultdb.api import status
 from vaultdb.api.gateway import DIGEST_TIMEOUT_MS, Gateway
-from vaultdb.api.results import Digest, Fields, ReadResult, Siblings, WriteResult
+from vaultdb.api.results import Digest, Fields, ReadResult, WriteResult
 from vaultdb.config import NodeConfig
 from vaultdb.errors import Unavailable, Unknown
 from vaultdb.kv.commands import Command
@@ -20,43 +22,49 @@ _SPARE_S = 2.0
 """The gateway ends every call by its own deadline; this much later the loop itself must have stopped."""
 
 
-class Bridge:
-    """Implements `flask_app.Service`. `own_figures` says what the process knows of itself; it is called in the loop."""
+class LoopNode:
+    """Implements `express.LoopService`. `own_figures` says what the process knows of itself."""
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        gateway: Gateway,
-        node: NodeConfig,
-        own_figures: Callable[[], Fields],
-    ) -> None:
-        self._loop = loop
+    def __init__(self, gateway: Gateway, node: NodeConfig, own_figures: Callable[[], Fields]) -> None:
+        self.write = gateway.write
+        self.read = gateway.read
+        self.ready = gateway.ready
+        self.digest = gateway.digest
         self._gateway = gateway
         self._node = node
         self._own_figures = own_figures
-        self._timeout_s = node.config.api.request_timeout_ms / 1000 + _SPARE_S
+
+    async def status(self) -> Fields:
+        siblings = await self._gateway.status()
+        processes = status.read_processes(self._node.supervisor_status_path)
+        return status.compose(self._node, siblings, self._own_figures(), processes)
+
+
+class Bridge:
+    """Implements `flask_app.Service` by calls that run in `loop`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, node: LoopNode, request_timeout_ms: int) -> None:
+        self._loop = loop
+        self._node = node
+        self._timeout_s = request_timeout_ms / 1000 + _SPARE_S
 
     def write(self, command: Command, *, queued: bool) -> WriteResult:
         try:
-            return self._call(lambda: self._gateway.write(command, queued=queued), self._timeout_s)
+            return self._call(lambda: self._node.write(command, queued=queued), self._timeout_s)
         except (TimeoutError, CancelledError) as error:
             raise Unknown("this node stopped before the write was answered") from error
 
     def read(self, key: bytes, *, linearizable: bool) -> ReadResult:
-        return self._ask(lambda: self._gateway.read(key, linearizable=linearizable), self._timeout_s)
+        return self._ask(lambda: self._node.read(key, linearizable=linearizable), self._timeout_s)
 
     def status(self) -> Fields:
-        siblings, own = self._ask(self._status, self._timeout_s)
-        return status.compose(self._node, siblings, own, status.read_processes(self._node.supervisor_status_path))
+        return self._ask(self._node.status, self._timeout_s)
 
     def digest(self) -> Digest:
-        return self._ask(self._gateway.digest, DIGEST_TIMEOUT_MS / 1000 + _SPARE_S)
+        return self._ask(self._node.digest, DIGEST_TIMEOUT_MS / 1000 + _SPARE_S)
 
     def ready(self) -> None:
-        self._ask(self._gateway.ready, self._timeout_s)
-
-    async def _status(self) -> tuple[Siblings, Fields]:
-        return await self._gateway.status(), self._own_figures()
+        self._ask(self._node.ready, self._timeout_s)
 
     def _ask(self, make: Callable[[], Awaitable[T]], timeout_s: float) -> T:
         """For calls that change nothing."""

@@ -1,8 +1,8 @@
-"""The ASGI front: requests for keys are answered in the event loop, all others by Flask on a few threads.
+"""The ASGI front: keys, status and health are answered in the event loop, all else by Flask on a few threads.
 
 Both lanes plan, refuse and answer with the same functions (`operations`, `responses`), so a client cannot tell them
-apart. A body is read whole, in the loop, before anything is done with it: a slow or truncated sender holds no
-thread and changes nothing.
+apart. Status and health are here so that no slow request of Flask's keeps a probe waiting. A body is read whole, in
+the loop, before anything is done with it: a slow or truncated sender holds no thread and changes nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vaultdb import limits
 from vaultdb.api import operations, responses
 from vaultdb.api.operations import Headers, Kind, Plan
 from vaultdb.api.responses import Response
-from vaultdb.api.results import Counters, ReadResult, WriteResult
+from vaultdb.api.results import Counters, Fields, ReadResult, WriteResult
 from vaultdb.errors import Busy, VaultError
 from vaultdb.kv.commands import Command
 from vaultdb.logs import logger
@@ -30,19 +30,23 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 FLASK_THREADS = 8
 FLASK_REQUESTS_MAX = 64
 """Waiting for or held by those threads."""
-SMALL_BODY_BYTES = 64 * limits.KIB
-"""Bodies up to this are not counted against the sum of all."""
+INQUIRIES_MAX = 64
+"""Under way for one of the paths that are answered in the loop; each is a question to other processes."""
 
 
 class LoopService(Protocol):
     """The node, as the express lane needs it.
 
-    Both may raise Rejected at once; what they return ends as in `Gateway`.
+    All may raise Rejected, `write` and `read` at once; what those return ends as in `Gateway`.
     """
 
     def write(self, command: Command, *, queued: bool) -> Awaitable[WriteResult]: ...
 
     def read(self, key: bytes, *, linearizable: bool) -> Awaitable[ReadResult]: ...
+
+    def status(self) -> Awaitable[Fields]: ...
+
+    def ready(self) -> Awaitable[None]: ...
 
 
 class _ClientGone(Exception):
@@ -57,7 +61,16 @@ class ExpressLane:
         self._flask: Any = WSGIMiddleware(flask_app, workers=FLASK_THREADS)
         self._counters = counters
         self._flask_requests = 0
-        self._large_body_bytes = 0
+        self._slow_body_bytes = 0
+        """Of bodies that have not fully arrived. At most API_OUTBOX_BYTES_MAX, and beside that what the parser of each
+        connection has read and not yet handed over: one read of the socket.
+        """
+        self._views: dict[bytes, Callable[[], Awaitable[Response]]] = {
+            b"/health/live": self._alive,
+            b"/health/ready": self._ready,
+            b"/status": self._status,
+        }
+        self._inquiries = dict.fromkeys(self._views, 0)
         self._log = logger("api.express")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,8 +105,9 @@ class ExpressLane:
             headers = _joined(fields)
         plan = operations.plan(scope["method"], path, scope["query_string"], headers)
         if plan is None:
-            if path == b"/health/live" and scope["method"] == "GET" and not scope["query_string"]:
-                return responses.alive()
+            if path in self._views and scope["method"] in ("GET", "HEAD"):
+                operations.check_view(scope["query_string"], headers)
+                return await self._view(path)
             await self._answer_by_flask(scope, send, path)
             return None
         body = await self._body(plan, headers, receive)
@@ -102,6 +116,25 @@ class ExpressLane:
             return responses.read(plan, result)
         command = operations.command_of(plan, body)
         return responses.written(plan, await self._service.write(command, queued=plan.queued))
+
+    async def _view(self, path: bytes) -> Response:
+        if self._inquiries[path] >= INQUIRIES_MAX:
+            raise Busy(f"{INQUIRIES_MAX} requests for {path.decode()} are under way already")
+        self._inquiries[path] += 1
+        try:
+            return await self._views[path]()
+        finally:
+            self._inquiries[path] -= 1
+
+    async def _alive(self) -> Response:
+        return responses.alive()
+
+    async def _ready(self) -> Response:
+        await self._service.ready()
+        return responses.ready()
+
+    async def _status(self) -> Response:
+        return responses.document(await self._service.status())
 
     async def _body(self, plan: Plan, headers: Headers, receive: Receive) -> bytes:
         """The whole body. Raises TooLarge or BadRequest as soon as it is known to break a limit, Busy when
@@ -128,14 +161,13 @@ class ExpressLane:
                 operations.check_received_bytes(plan, len(body))
                 if not message.get("more_body", False):
                     return bytes(body)
-                if len(body) > SMALL_BODY_BYTES:
-                    self._large_body_bytes += len(body) - charged
-                    charged = len(body)
-                    if self._large_body_bytes > limits.API_OUTBOX_BYTES_MAX:
-                        raise Busy(f"large bodies under way are over the limit of {limits.API_OUTBOX_BYTES_MAX} bytes")
+                self._slow_body_bytes += len(body) - charged
+                charged = len(body)
+                if self._slow_body_bytes > limits.API_OUTBOX_BYTES_MAX:
+                    raise Busy(f"bodies under way are over the limit of {limits.API_OUTBOX_BYTES_MAX} bytes")
                 message = await receive()
         finally:
-            self._large_body_bytes -= charged
+            self._slow_body_bytes -= charged
 
     async def _answer_by_flask(self, scope: Scope, send: Send, path: bytes) -> None:
         """No route of Flask's lane takes a body, so none is read."""

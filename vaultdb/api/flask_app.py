@@ -72,8 +72,7 @@ def create_app(service: Service) -> flask.Flask:
         if flask.request.method == "OPTIONS":
             return _as_flask(responses.options(_allowed(rule.methods or ())))
         if not rule.rule.startswith("/key"):
-            operations.check_no_query(flask.request.query_string)
-            operations.check_body_bytes(Plan(Kind.READ), _headers())
+            operations.check_view(flask.request.query_string, _headers())
         return None
 
     return app
@@ -176,4 +175,4 @@ def _body(plan: Plan) -> bytes:
 
 def _as_flask(response: Response) -> flask.Response:
     headers = [(name.decode("latin-1").title(), value.decode("latin-1")) for name, value in response.headers]
-    return flask.Response(response.body, response.status, headers)
+    return _Plain(response.body, response.status, headers)

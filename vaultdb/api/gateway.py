@@ -127,6 +127,8 @@ class Gateway:
 
     async def ready(self) -> None:
         """Raises Unavailable with the reason when a linearizable read cannot be served within a second."""
+        if self.closed:
+            raise Unavailable("this node is stopping")
         await self._reads.ask_alone(READY_KEY, deadline_after_ms(READY_TIMEOUT_MS))
 
     async def status(self) -> Siblings:

@@ -17,10 +17,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from vaultdb import limits
-from vaultdb.api import responses
+from vaultdb.api import http_head, responses
 from vaultdb.api.results import Counters
 from vaultdb.clock import NS_PER_MS, monotonic_ns
-from vaultdb.errors import BadRequest, BodyTimeout, HeadersTooLarge, NotImplementedYet, Rejected, TooLarge, Unavailable
+from vaultdb.errors import BadRequest, BodyTimeout, NotImplementedYet, Rejected, TooLarge, Unavailable
 
 KEEP_ALIVE_MS = 60_000
 """A connection without a request is closed after this."""
@@ -109,8 +109,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False  # we go on in HTTP/1.1; what follows this request may be anything
             self._discarding = True
         except httptools.HttpParserError as error:
-            cause = error.__context__
-            self._refuse(cause if isinstance(cause, Rejected) else BadRequest(f"this is not HTTP/1.1: {error}"))
+            self._refuse(self._rejection(error, data))
         else:
             if self._in_message:
                 self._on_incomplete()
@@ -138,11 +137,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if self._message_bytes > limits.HTTP_HEADER_BYTES_MAX:
-            _check_header_bytes(len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers))
+            http_head.check_bytes(len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers))
         if len(self.pipeline) >= PIPELINED_MAX:
             raise BadRequest(f"more than {PIPELINED_MAX} requests were sent ahead of their answers")
         if self.parser.should_upgrade() and any(name in _BODY_HEADERS for name, _ in self.headers):
             raise NotImplementedYet("a request with a body cannot offer an upgrade here; send it without Upgrade")
+        http_head.check(self.parser.get_method(), self.parser.get_http_version(), self.headers)
         super().on_headers_complete()
         self.cycle.transport = self._writer  # type: ignore[assignment]
         self.headers = []  # what comes now are trailers, and those are no headers
@@ -220,7 +220,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """The rarer case: a request did not come in one piece."""
         if self._in_headers:
             if self._message_bytes > limits.HTTP_HEADER_BYTES_MAX:
-                self._refuse(_headers_too_large(self._message_bytes))
+                self._refuse(http_head.too_large(self._message_bytes))
                 return
         elif self._message_bytes > MESSAGE_BYTES_MAX:
             self._refuse(
@@ -233,6 +233,17 @@ class BoundedProtocol(HttpToolsProtocol):
             if not self._in_headers:
                 self._keep_alive = self.cycle.keep_alive
                 self.cycle.keep_alive = False  # should it be answered before it has arrived
+
+    def _rejection(self, error: httptools.HttpParserError, data: bytes) -> Rejected:
+        """What ended the parsing, as it is answered. `data` is the piece in which that happened."""
+        cause = error.__context__
+        if isinstance(cause, Rejected):
+            return cause
+        if isinstance(error, httptools.HttpParserInvalidMethodError) and self._message_bytes == len(data):
+            method = http_head.method_of(data)
+            if method is not None:
+                return NotImplementedYet(f"the method {method} is unknown; known here: {http_head.METHODS}")
+        return BadRequest(f"this is not HTTP/1.1: {error}")
 
     def _answer_is_due(self) -> bool:
         """A request that has fully arrived has not been answered.
@@ -311,13 +322,3 @@ class _ResponseWriter:
 def bounded(bounds: Bounds) -> type[BoundedProtocol]:
     """The protocol class of one server."""
     return type("BoundedProtocol", (BoundedProtocol,), {"bounds": bounds})
-
-
-def _check_header_bytes(size_bytes: int) -> None:
-    if size_bytes > limits.HTTP_HEADER_BYTES_MAX:
-        raise _headers_too_large(size_bytes)
-
-
-def _headers_too_large(size_bytes: int) -> HeadersTooLarge:
-    limit = limits.HTTP_HEADER_BYTES_MAX
-    return HeadersTooLarge(f"request line and headers have {size_bytes} bytes or more; the limit is {limit}")

@@ -6,15 +6,16 @@ A request is planned from its method, path, query and headers, before its body i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from enum import Enum
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from vaultdb import limits
-from vaultdb.errors import BadRequest, NotImplementedYet, TooLarge, UnsupportedMedia
+from vaultdb.api import flat_json
+from vaultdb.api.flat_json import shown
+from vaultdb.errors import BadRequest, Forbidden, NotImplementedYet, TooLarge, UnsupportedMedia
 from vaultdb.kv import commands
 
 KEY_PREFIX = b"/key/"
@@ -31,6 +32,8 @@ _QUERY_FIELDS_MAX = 16
 _UNHEEDED_ON_WRITES = frozenset(
     (b"if-match", b"if-none-match", b"if-unmodified-since", b"idempotency-key", b"content-range")
 )
+_OWN_SITES = (b"same-origin", b"none")
+"""Sec-Fetch-Site of a page that this node served, or of no page at all."""
 _UNHEEDED_ON_READS = frozenset((b"if-match", b"if-unmodified-since"))
 
 Headers = Mapping[bytes, bytes]
@@ -56,6 +59,9 @@ class Plan(NamedTuple):
     raw: bool = False
     """The value itself is wanted, not JSON."""
     if_none_match: bytes | None = None
+
+
+_VIEW = Plan(Kind.READ)
 
 
 def plan(method: str, path: bytes, query: bytes, headers: Headers) -> Plan | None:
@@ -115,9 +121,10 @@ def command_of(plan: Plan, body: bytes) -> commands.Command:
     return commands.put(pairs_of(body))
 
 
-def check_no_query(query: bytes) -> None:
-    """For routes that have no parameter. Raises BadRequest naming the first one."""
+def check_view(query: bytes, headers: Headers) -> None:
+    """For routes that have neither parameters nor a body. Raises BadRequest or TooLarge."""
     _options(query, {})
+    check_body_bytes(_VIEW, headers)
 
 
 def _plan_read(key: bytes, query: bytes, headers: Headers) -> Plan:
@@ -133,11 +140,34 @@ def _plan_read(key: bytes, query: bytes, headers: Headers) -> Plan:
 
 
 def _plan_write(kind: Kind, key: bytes, body_bytes_max: int, query: bytes, headers: Headers) -> Plan:
+    _refuse_foreign_pages(headers)
     _refuse_unheeded(headers, _UNHEEDED_ON_WRITES)
     coding = headers.get(b"content-encoding", b"identity").strip().lower()
     if coding != b"identity":
         raise UnsupportedMedia(f"Content-Encoding {coding.decode('latin-1')} is not understood; send the body as it is")
     return Plan(kind, key, body_bytes_max, queued=_is_queued(query) if query else False)
+
+
+def _refuse_foreign_pages(headers: Headers) -> None:
+    """Raises Forbidden when a browser says that a page of another site sends this.
+
+    A node without authentication trusts who can reach it, and a browser on the same host lets every page reach it.
+    """
+    site = headers.get(b"sec-fetch-site", b"none")
+    if site not in _OWN_SITES:
+        what = f"Sec-Fetch-Site: {shown(site.decode('latin-1'))}"
+        raise Forbidden(f"a web page of another site may not write here ({what})")
+    origin = headers.get(b"origin")
+    if origin is not None and not _names_host(origin, headers.get(b"host", b"")):
+        what = f"Origin: {shown(origin.decode('latin-1'))}"
+        raise Forbidden(f"a web page of another site may not write here ({what} is not the Host of the request)")
+
+
+def _names_host(origin: bytes, host: bytes) -> bool:
+    """True when both have the same host and port; an Origin without a host, such as null, has none of them."""
+    scheme, _, authority = origin.strip().lower().partition(b"://")
+    default_port = b":443" if scheme == b"https" else b":80"
+    return authority != b"" and authority.removesuffix(default_port) == host.strip().lower().removesuffix(default_port)
 
 
 def _refuse_unheeded(headers: Headers, names: frozenset[bytes]) -> None:
@@ -169,11 +199,11 @@ def _options(query: bytes, allowed: Mapping[str, tuple[str, ...]]) -> dict[str, 
     for name, value in pairs:
         if name not in allowed:
             known = f"known here: {', '.join(allowed)}" if allowed else "this route has none"
-            raise BadRequest(f"the parameter {_shown(name)} is unknown; {known}")
+            raise BadRequest(f"the parameter {shown(name)} is unknown; {known}")
         if name in chosen:
             raise BadRequest(f"the parameter {name} is given twice")
         if value not in allowed[name]:
-            raise BadRequest(f"{name}={_shown(value)} is not one of {', '.join(allowed[name])}")
+            raise BadRequest(f"{name}={shown(value)} is not one of {', '.join(allowed[name])}")
         chosen[name] = value
     return chosen
 
@@ -194,58 +224,28 @@ def wants_raw(accept: bytes) -> bool:
     return quality[RAW_TYPE] > quality[JSON_TYPE]
 
 
-class _JsonObject(list[tuple[str, Any]]):
-    """A JSON object in the order of its members, repeated names included."""
-
-
-_decode_json = json.JSONDecoder(object_pairs_hook=_JsonObject).decode
-
-
 def pairs_of(body: bytes) -> list[tuple[bytes, bytes]]:
-    """The keys and values of a JSON object of strings. Raises BadRequest, naming what is wrong."""
+    """The keys and values of a JSON object of strings. Raises BadRequest, naming what is wrong, or TooLarge.
+
+    Nothing behind the first fault is parsed.
+    """
     try:
-        document = _decode_json(body.decode())
+        text = body.decode()
     except UnicodeDecodeError as error:
         raise BadRequest(f"the body is not UTF-8: {error.reason} at byte {error.start}") from error
-    except json.JSONDecodeError as error:
-        raise BadRequest(f"the body is not JSON: {error.msg} at character {error.pos}") from error
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(
-            "the body is not JSON that this server reads: a number too long or nesting too deep"
-        ) from error
-    if type(document) is not _JsonObject:
-        raise BadRequest(f"the body is {_kind_of_json(document)}; it must be a JSON object of keys and string values")
-    if not document:
-        raise BadRequest("the JSON object is empty; it must have at least one key")
-    seen: set[str] = set()
-    pairs = []
-    for key, value in document:
-        if key in seen:
-            raise BadRequest(f"the key {_shown(key)} is given twice in the JSON object")
-        seen.add(key)
-        if type(value) is not str:
-            raise BadRequest(
-                f"the value of {_shown(key)} is {_kind_of_json(value)}; values must be JSON strings"
-                ' (write "100.5", not 100.5), or PUT the bytes to /key/<key>'
-            )
+    pairs: dict[bytes, bytes] = {}
+    for key, value in flat_json.members(text):
         try:
-            pairs.append((key.encode(), value.encode()))
+            name, content = key.encode(), value.encode()
         except UnicodeEncodeError as error:
-            raise BadRequest(f"the key or value of {_shown(key)} has half a surrogate pair; it is no text") from error
-    return pairs
-
-
-def _kind_of_json(value: object) -> str:
-    if value is None or value is True or value is False:
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, str):
-        return "a string"
-    if isinstance(value, int | float):
-        return "a number"
-    return "an object" if isinstance(value, _JsonObject) else "an array"
-
-
-def _shown(text: str) -> str:
-    """A name from a request, short and printable, as it may stand in a sentence."""
-    short = text if len(text) <= 60 else text[:57] + "..."
-    return json.dumps(short)
+            raise BadRequest(f"the key or value of {shown(key)} has half a surrogate pair; it is no text") from error
+        if name in pairs:
+            raise BadRequest(f"the key {shown(key)} is given twice in the JSON object")
+        if len(pairs) == limits.COMMAND_OPERATIONS_MAX:
+            raise TooLarge(
+                f"the command has {len(pairs) + 1} operations or more; the limit is {limits.COMMAND_OPERATIONS_MAX}"
+            )
+        pairs[name] = content
+    if not pairs:
+        raise BadRequest("the JSON object is empty; it must have at least one key")
+    return list(pairs.items())

@@ -16,7 +16,7 @@ import uvicorn
 import uvloop
 import zmq
 
-from vaultdb.api.bridge import Bridge
+from vaultdb.api.bridge import Bridge, LoopNode
 from vaultdb.api.express import ExpressLane
 from vaultdb.api.flask_app import create_app
 from vaultdb.api.gateway import Gateway
@@ -79,8 +79,9 @@ class ApiProcess:
             incarnation=secrets.randbits(63),
             counters=self._counters,
         )
-        bridge = Bridge(loop, self._gateway, node, self._figures)
-        self._app = ExpressLane(self._gateway, create_app(bridge), self._counters)
+        local = LoopNode(self._gateway, node, self._figures)
+        bridge = Bridge(loop, local, settings.request_timeout_ms)
+        self._app = ExpressLane(local, create_app(bridge), self._counters)
         self._bounds = Bounds(settings.connections_max, settings.body_timeout_ms, self._counters)
         self._server = _Server(
             uvicorn.Config(
