@@ -10,6 +10,7 @@ import contextlib
 import os
 import threading
 from collections import deque
+from queue import SimpleQueue
 from typing import NamedTuple
 
 from vaultdb.clock import NS_PER_MS, monotonic_ns
@@ -40,11 +41,10 @@ class LogWriter:
     def __init__(self, tail: LogTail, segment_bytes: int) -> None:
         self._tail = tail
         self._segment_bytes = segment_bytes
-        self._submitted: deque[Write] = deque()
+        self._submitted: SimpleQueue[Write | None] = SimpleQueue()
+        """None: no more will come."""
         self._done: deque[Completion] = deque()
-        self._work = threading.Semaphore(0)
         self._failure: VaultError | None = None
-        self._stopped = False
         self._busy_since_ns: int | None = None
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.syncs_total = 0
@@ -54,8 +54,7 @@ class LogWriter:
     def submit(self, write: Write) -> None:
         """Queue a write. What waits is bounded: the core refuses proposals, and a follower's window closes, until
         earlier ones are durable."""
-        self._submitted.append(write)
-        self._work.release()
+        self._submitted.put(write)
 
     def completions(self) -> list[Completion]:
         """What finished since the last call, in order. Raises the failure of the thread (IoFailed)."""
@@ -75,31 +74,29 @@ class LogWriter:
 
     def close(self) -> None:
         """Finish what was submitted, then end the thread."""
-        self._stopped = True
-        self._work.release()
+        self._submitted.put(None)
         self._thread.join()
         self._tail.close()
         os.close(self.fd)
 
     def _run(self) -> None:
         try:
-            while True:
-                self._work.acquire()
-                while self._submitted:
-                    self._write_all_that_waits()
-                if self._stopped:
+            while (write := self._submitted.get()) is not None:
+                batch = [write]
+                while not self._submitted.empty() and (write := self._submitted.get()) is not None:
+                    batch.append(write)
+                self._write(batch)
+                if write is None:
                     return
         except Exception as error:  # noqa: BLE001 - the loop must hear of whatever ends this thread
             self._failure = error if isinstance(error, VaultError) else IoFailed(f"the log writer failed: {error!r}")
             os.eventfd_write(self.fd, 1)
 
-    def _write_all_that_waits(self) -> None:
+    def _write(self, batch: list[Write]) -> None:
+        """One record and one sync for all of it."""
         hard_state: HardState | None = None
         entries: list[Entry] = []
-        number = 0
-        while self._submitted:
-            write = self._submitted.popleft()
-            number = write.number
+        for write in batch:
             hard_state = write.hard_state or hard_state
             if write.entries:
                 entries = _overwrite(entries, write.entries)
@@ -109,7 +106,7 @@ class LogWriter:
             written = self._tail.write(hard_state, entries, self._segment_bytes)
             self._busy_since_ns = None
             self.syncs_total += 1
-        self._done.append(Completion(number, written))
+        self._done.append(Completion(batch[-1].number, written))
         os.eventfd_write(self.fd, 1)
 
 
