@@ -7,19 +7,21 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import os
 import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import click
 from rich.console import Console
 
 from vaultdb import __version__, config, demo, logs
-from vaultdb.cluster import control, daemon, failures, logfiles, processes, record, tables, view
+from vaultdb.cluster import control, daemon, failures, logfiles, preflight, processes, record, tables, view
 from vaultdb.cluster.members import Parts
 from vaultdb.cluster.runner import START_DEADLINE_MS, ClusterRunner
 from vaultdb.config import Config, NodeConfig
@@ -28,8 +30,28 @@ from vaultdb.supervisor import supervisor
 
 EXIT_USAGE = 2
 """Also click's, for options and arguments that it refuses."""
+EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def leave_at_once(_number: int, _frame: FrameType | None) -> None:
+    """Where Ctrl-C finds nothing to clean up."""
+    os._exit(EXIT_INTERRUPTED)
+
+
+@contextlib.contextmanager
+def interrupts_as(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Let `handler` have Ctrl-C for a while, unless it is ignored, as under nohup or in the background of a script."""
+    previous = signal.getsignal(signal.SIGINT)
+    if previous == signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def warm_parts() -> Parts:
@@ -37,8 +59,9 @@ def warm_parts() -> Parts:
 
     Done once before the first fork: the processes then share this memory, and a restart imports nothing.
     """
-    from monitor.server import run as monitor
-    from vaultdb.supervisor.mains import MAINS
+    with interrupts_as(leave_at_once):  # a traceback from the middle of an import helps nobody
+        from monitor.server import run as monitor
+        from vaultdb.supervisor.mains import MAINS
 
     gc.collect()
     gc.freeze()
@@ -90,9 +113,14 @@ def find_node(configuration: Config, wanted: str) -> NodeConfig:
 
 @contextlib.contextmanager
 def one_sentence() -> Iterator[None]:
-    """Errors become one sentence on standard error and an exit status: 2 for the configuration, 1 for the rest."""
+    """Errors become one sentence on standard error and an exit status: 2 for the configuration, 1 for the rest; Ctrl-C
+    becomes 130 and no sentence.
+    """
     try:
-        yield
+        with interrupts_as(signal.default_int_handler):
+            yield
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
     except ConfigInvalid as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(EXIT_USAGE)
@@ -131,7 +159,7 @@ def start(
     configuration, path = load_config(config_path, data_dir, overrides, nodes_max)
     parts = setting.parts()
     if not detach:
-        runner = ClusterRunner(configuration, path, parts, click.echo)
+        runner = ClusterRunner(configuration, path, parts, say_if_possible)
         sys.exit(runner.run(lambda serves: announce(configuration, serves, "Ctrl-C stops the cluster.")))
 
     serves = start_detached(configuration, path, parts)
@@ -142,6 +170,7 @@ def start(
 
 def start_detached(configuration: Config, path: Path, parts: Parts) -> bool:
     """Start a cluster in a daemon; whether it serves. Raises VaultError when it could not be started."""
+    preflight.check(configuration)  # before there is a log file
 
     def background(report: daemon.Report) -> int:
         say = logs.logger("launcher").info
@@ -151,10 +180,19 @@ def start_detached(configuration: Config, path: Path, parts: Parts) -> bool:
 
 
 def announce(configuration: Config, serves: bool, hint: str) -> None:
-    Console().print(tables.endpoints(configuration))
+    with contextlib.suppress(OSError):  # as in say_if_possible
+        Console().print(tables.endpoints(configuration))
     if not serves:
-        click.echo(f"No leader after {START_DEADLINE_MS // 1000} s; the nodes go on trying, see `status` and `logs`.")
-    click.echo(hint)
+        say_if_possible(
+            f"No leader after {START_DEADLINE_MS // 1000} s; the nodes go on trying, see `status` and `logs`."
+        )
+    say_if_possible(hint)
+
+
+def say_if_possible(sentence: str) -> None:
+    """A cluster does not end because its launcher's output goes to a full disk or to a reader that is gone."""
+    with contextlib.suppress(OSError):
+        click.echo(sentence)
 
 
 def stop_command(config_path: str | None, data_dir: str | None) -> str:
@@ -194,18 +232,27 @@ def stop_cluster(cluster: record.Cluster) -> None:
 def status(config_path: str | None, data_dir: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show nodes and processes; exit status 0 only when a leader and a quorum serve."""
     cluster = find_cluster(config_path, data_dir, overrides)
-    seen = view.look_at(cluster.config)
+    runs_here = bool(processes.of_cluster(cluster))
+    seen = view.look_at(cluster.config) if runs_here else view.look_at_files_only(cluster.config)
     leader = seen.leader.node.name if seen.leader else None
     if as_json:
         nodes = [node.record() for node in seen.nodes]
-        click.echo(json.dumps({"serves": seen.serves, "leader": leader, "nodes": nodes}, indent=2))
+        launcher = cluster.launcher.record() if cluster.launcher else None
+        fields = {"serves": seen.serves, "leader": leader, "launcher": launcher, "nodes": nodes}
+        click.echo(json.dumps(fields, indent=2))
+    elif not runs_here:
+        for sentence in tables.troubles(seen):
+            click.echo(sentence)
+        click.echo(f"No launcher and no node on {cluster.config.data_path} runs on this machine.")
     else:
         console = Console()
         console.print(tables.nodes(seen))
         if any(node.processes for node in seen.nodes):
             console.print(tables.processes(seen))
             click.echo(tables.total_memory(seen))
-        for sentence in tables.failures(seen):
+        if cluster.launcher:
+            click.echo(f"launcher: pid {cluster.launcher.pid}")
+        for sentence in tables.troubles(seen):
             click.echo(sentence)
         click.echo(f"A leader ({leader}) and a quorum serve." if seen.serves else "The cluster does not serve.")
     sys.exit(0 if seen.serves else 1)
@@ -320,7 +367,7 @@ def node(
 def main(default_config: Path | None = None) -> None:
     """Entry of the `vaultdb` script and of launcher.py, which passes where its own configuration lies."""
     setting = Setting(default_config) if default_config else Setting()
-    with contextlib.suppress(BrokenPipeError):
+    with interrupts_as(leave_at_once), contextlib.suppress(BrokenPipeError):
         cli(obj=setting)
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tempfile
 from collections.abc import Callable
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from tests.launcher.cli_under_test import parts
 from tests.launcher.conftest import LaunchedCluster
 from vaultdb import config
 from vaultdb.cli import Setting, cli
-from vaultdb.cluster import logfiles
+from vaultdb.cluster import logfiles, tables, view
+from vaultdb.errors import ExitCode
+from vaultdb.supervisor import ownership
 
 Run = Callable[..., Result]
 
@@ -33,7 +37,7 @@ def run(cluster: LaunchedCluster, monkeypatch: pytest.MonkeyPatch) -> Run:
 def test_status_without_a_cluster_fails(run: Run) -> None:
     shown = run("status")
     assert shown.exit_code == 1
-    assert "The cluster does not serve." in shown.stdout
+    assert "runs on this machine" in shown.stdout
     record = json.loads(run("status", "--json").stdout)
     assert [(node["node"], node["role"]) for node in record["nodes"]] == [(f"node{i}", "down") for i in range(3)]
 
@@ -72,6 +76,52 @@ def test_wrong_usage_exits_with_2(run: Run, command: str, sentence: str) -> None
     refused = run(*command.split())
     assert refused.exit_code == 2
     assert sentence in refused.stderr
+
+
+@pytest.mark.parametrize("command", ["start", "start --detach", "node --id 0"])
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ("/dev/null", "cannot be made: /dev/null is not a directory"),
+        ("/proc/x", "cannot be made: the file system of /proc takes no new directories"),
+    ],
+)
+def test_an_impossible_data_directory_is_one_sentence(run: Run, command: str, data: str, sentence: str) -> None:
+    refused = run(*command.split(), "--data", data)
+    assert refused.exit_code == (ExitCode.IO_FAILED if command.startswith("node") else 1)
+    assert refused.stderr.startswith(f"Error: the directory {data}")
+    assert sentence in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["start", "start --detach", "node --id 0"])
+def test_a_start_without_room_is_one_sentence(
+    cluster: LaunchedCluster, run: Run, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr(ownership, "START_BYTES_MIN", 1 << 60)
+    refused = run(*command.split())
+    assert refused.exit_code == (ExitCode.IO_FAILED if command.startswith("node") else 1)
+    assert refused.stderr.startswith(f"Error: {cluster.data.resolve()}")
+    assert ": No space left on device" in refused.stderr
+    assert not cluster.data.exists()
+    assert not cluster.events
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0s"), (59.9, "59s"), (60, "1m00s"), (205, "3m25s"), (7_500, "2h05m"), (86_400 * 12 + 7 * 3600, "12d07h")],
+)
+def test_the_process_table_fits_80_columns(cluster: LaunchedCluster, seconds: float, shown: str) -> None:
+    """Every process is one line with its whole name, also with a long uptime and much memory."""
+    node = config.load(cluster.directory / "config.toml", environment={}).node(0)
+    numbers = {"pid": 4_194_304, "uptime_s": seconds, "restarts": 1234, "rss_bytes": 9_999 << 20, "cpu_percent": 100.0}
+    entry = {"name": "supervisor", "state": "starting", **numbers}
+    console = Console(width=80, file=io.StringIO())
+    console.print(tables.processes(view.ClusterView([view.NodeView(node, None, None, None, [entry])])))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) == 3
+    words = lines[2].replace("│", " ").split()
+    assert words == ["node0", "supervisor", "starting", "4194304", shown, "1234", "9999.0", "MiB", "100", "%"]
 
 
 @pytest.mark.parametrize(

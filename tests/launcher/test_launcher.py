@@ -9,14 +9,18 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections import Counter
+from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.launcher.conftest import ClusterFactory, LaunchedCluster
+from tests.launcher.conftest import PROJECT, ClusterFactory, LaunchedCluster
 from tests.processes import wait_until
+from vaultdb import config
 from vaultdb.clock import NS_PER_MS, monotonic_ns
+from vaultdb.cluster import failures
 from vaultdb.errors import ExitCode
 from vaultdb.supervisor.identity import Identity
 
@@ -173,13 +177,16 @@ def test_f42_a_stale_record_with_a_live_stranger(cluster: LaunchedCluster) -> No
     assert not cluster.runtime_files
 
 
-def test_taken_ports_are_all_named_and_nothing_starts(cluster: LaunchedCluster) -> None:
+@pytest.mark.parametrize("how", [[], ["--detach"]])
+def test_taken_ports_are_all_named_and_nothing_starts(cluster: LaunchedCluster, how: list[str]) -> None:
+    """One sentence in the system's words, and no directory, lock or log is left behind."""
     with socket.create_server(("127.0.0.1", cluster.ports[0])), socket.create_server(("127.0.0.1", cluster.ports[7])):
-        started = cluster.command("start")
+        started = cluster.command("start", *how)
     assert started.returncode == 1
-    assert f"127.0.0.1:{cluster.ports[0]} (node0 http): Address already in use" in started.stderr
-    assert f"127.0.0.1:{cluster.ports[7]} (node2 peer): Address already in use" in started.stderr
-    assert started.stderr.count("\n") == 1
+    taken = [f"127.0.0.1:{cluster.ports[0]} (node0 http)", f"127.0.0.1:{cluster.ports[7]} (node2 peer)"]
+    sentence = ", ".join(f"{address}: Address already in use" for address in taken)
+    assert started.stderr == f"Error: cannot listen on {sentence}\n"
+    assert not cluster.data.exists()
     assert not cluster.events
     assert not cluster.runtime_files
 
@@ -195,6 +202,66 @@ def test_a_node_that_fails_at_once_stops_the_start(cluster: LaunchedCluster) -> 
     assert "storage: record 17 of node1 is damaged" in started.stderr
     assert not cluster.living()
     assert not cluster.runtime_files
+
+
+def test_the_reason_of_a_failed_start_needs_no_log(cluster: LaunchedCluster) -> None:
+    """A full disk takes no log line, and the reason is told all the same. Planted bug: reading it from the log."""
+    cluster.behave({"node1 storage": "corrupt"})
+    log = cluster.data / "node1" / "node1.log"
+    log.parent.mkdir(parents=True)
+    log.symlink_to("/dev/full")
+    started = cluster.command("start")
+    assert started.returncode == 1
+    assert "node1 ended with exit code 65 (CORRUPT_DATA): storage: record 17 of node1 is damaged" in started.stderr
+
+
+def test_status_does_not_take_a_stranger_for_its_cluster(cluster: LaunchedCluster, tmp_path: Path) -> None:
+    """Another data directory with the same ports: nothing of it runs, whoever answers there."""
+    cluster.start()
+    assert cluster.status()["launcher"]["pid"] == psutil.Process(cluster.supervisor_of("node0")).ppid()
+    other = cluster.command("status", "--data", str(tmp_path))
+    assert other.returncode == 1
+    assert f"No launcher and no node on {tmp_path} runs on this machine." in other.stdout
+    record = json.loads(cluster.command("status", "--data", str(tmp_path), "--json").stdout)
+    assert (record["serves"], record["launcher"]) == (False, None)
+    assert {node["role"] for node in record["nodes"]} == {"down"}
+
+
+def test_kill_lists_every_process_of_the_node(cluster: LaunchedCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children die with their supervisor, before they are signalled themselves; they are killed processes all the
+    same. Planted bug: listing only those that took the signal.
+    """
+    cluster.start()
+    monkeypatch.setattr(tempfile, "tempdir", str(cluster.directory))
+    node = config.load(cluster.directory / "config.toml", environment={}).node(1)
+    supervisor = psutil.Process(cluster.supervisor_of("node1"))
+    running = {supervisor.pid, *(child.pid for child in supervisor.children())}
+    signal_one = Identity.signal
+
+    def signal_and_wait(self: Identity, number: signal.Signals) -> bool:
+        taken = signal_one(self, number)
+        wait_until(lambda: not [child for child in cluster.living() if child.pid in running], "all of it is gone")
+        return taken
+
+    monkeypatch.setattr(Identity, "signal", signal_and_wait)
+    assert {identity.pid for identity in failures.kill(node)} == running
+    assert len(running) == 4
+
+
+@pytest.mark.parametrize("imported", ["vaultdb.errors", "vaultdb.cli", "rocksdict", "vaultdb.supervisor.mains"])
+def test_ctrl_c_during_the_imports_leaves_no_traceback(cluster: LaunchedCluster, imported: str) -> None:
+    """From the launcher's first line on: exit status 130, or a clean stop once nodes are being started."""
+    command = [sys.executable, "-X", "importtime", str(PROJECT / "launcher.py"), "start", "--config", "config.toml"]
+    environment = {**os.environ, "TMPDIR": str(cluster.directory)}
+    with subprocess.Popen(
+        command, cwd=cluster.directory, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as launcher:
+        assert launcher.stderr is not None
+        assert any(line.split()[-1] == imported for line in launcher.stderr if line.strip()), "it was not imported"
+        launcher.send_signal(signal.SIGINT)
+        _, errors = launcher.communicate(timeout=30)
+    assert launcher.returncode in ((0, 130) if imported == "vaultdb.supervisor.mains" else (130,)), errors[-500:]
+    assert "Traceback" not in errors
 
 
 def test_a_killed_node_stays_down_until_restarted(cluster: LaunchedCluster) -> None:
@@ -279,11 +346,11 @@ def test_the_launcher_ends_when_no_node_is_left(make_cluster: ClusterFactory) ->
     """A cluster of one whose node gives up is over; a launcher that waits for nothing would hide it."""
     cluster = make_cluster(nodes=1, settings="[supervisor]\ncrash_loop_restarts = 2\nbackoff_min_ms = 1")
     launcher = cluster.start()
-    cluster.behave({"node0 storage": "fails_io"})
+    cluster.behave({"node0 storage": "fails_orphaned"})
     os.kill(cluster.starts("node0", "storage")[0], signal.SIGKILL)
     code, said = cluster.finish(launcher)
     assert code == 1
-    assert "node0 ended with exit code 74 (IO_FAILED): storage ended 3 times" in said
+    assert "node0 ended with exit code 79 (ORPHANED): storage ended 3 times" in said
     assert not cluster.living()
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from vaultdb import clock, config
 from vaultdb.config import NodeConfig
-from vaultdb.errors import CorruptData, ExitCode
+from vaultdb.errors import CorruptData, ExitCode, IoFailed
 from vaultdb.lifeline import Lifeline
-from vaultdb.supervisor.processes import exit_with_outcome_of
+from vaultdb.supervisor.processes import LastWords, exit_with_outcome_of
 from vaultdb.supervisor.supervisor import START_ORDER, ProcessMain, run
 
 TURN_MS = 20
@@ -74,6 +74,11 @@ def corrupt(directory: Path, name: str, node: NodeConfig, _lifeline: Lifeline) -
     raise CorruptData(f"record 17 of {node.name} is damaged")
 
 
+def disk_full(directory: Path, name: str, node: NodeConfig, _lifeline: Lifeline) -> int:
+    note(directory, name, "disk_full")
+    raise IoFailed(f"{node.data_dir}: No space left on device")
+
+
 def bug(directory: Path, name: str, _node: NodeConfig, _lifeline: Lifeline) -> int:
     note(directory, name, "bug")
     raise ZeroDivisionError("a planted bug")
@@ -91,7 +96,8 @@ def stubborn(directory: Path, name: str, _node: NodeConfig, lifeline: Lifeline) 
 BEHAVIOURS: dict[str, Callable[[Path, str, NodeConfig, Lifeline], int]] = {
     "steady": steady,
     "silent": silent_while_alone,
-    "fails_io": partial(fails, int(ExitCode.IO_FAILED)),
+    "disk_full": disk_full,
+    "fails_orphaned": partial(fails, int(ExitCode.ORPHANED)),
     "fails_clean": partial(fails, int(ExitCode.CLEAN)),
     "corrupt": corrupt,
     "bug": bug,
@@ -119,6 +125,7 @@ def script(arguments: list[str]) -> None:
     behaviours = dict(pair.split("=") for pair in pairs)
     exit_with_outcome_of(
         lambda: run(node, mains(Path(directory), behaviours)),
+        LastWords(),
         loaded.logging,
         {"node": node.name, "process": "supervisor"},
     )

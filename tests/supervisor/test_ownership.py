@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -15,9 +16,16 @@ import pytest
 
 from tests.processes import wait_until
 from vaultdb.errors import AlreadyOwned, ConfigInvalid, IoFailed
-from vaultdb.supervisor import status
+from vaultdb.supervisor import ownership, status
 from vaultdb.supervisor.identity import Identity
-from vaultdb.supervisor.ownership import DataLock, lock_holder, make_private_dir, remove_private_dir
+from vaultdb.supervisor.ownership import (
+    DataLock,
+    check_space,
+    lock_holder,
+    make_data_dir,
+    make_private_dir,
+    remove_private_dir,
+)
 
 
 @pytest.fixture
@@ -77,8 +85,25 @@ def test_f42_a_stale_lock_file_with_a_live_stranger_does_not_hinder(tmp_path: Pa
 
 def test_a_lock_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(IoFailed, match="File exists"):
+    with pytest.raises(IoFailed, match="file is not a directory"):
         DataLock.acquire(tmp_path / "file" / "lock")
+
+
+def test_a_directory_that_cannot_be_made_names_the_obstacle() -> None:
+    """What the system says of /proc/x, "no such file", would send the operator to look for the wrong thing."""
+    with pytest.raises(IoFailed, match="directory /dev/null/x cannot be made: /dev/null is not a directory"):
+        make_data_dir(Path("/dev/null/x"))
+    with pytest.raises(IoFailed, match="/proc/x cannot be made: the file system of /proc takes no new directories"):
+        make_data_dir(Path("/proc/x"))
+
+
+def test_a_start_without_room_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence has the path and the system's words; a directory that does not exist yet is not made."""
+    check_space(tmp_path / "node0")
+    monkeypatch.setattr(ownership, "START_BYTES_MIN", 1 << 60)
+    with pytest.raises(IoFailed, match=f"{tmp_path}/node0: No space left on device"):
+        check_space(tmp_path / "node0")
+    assert not list(tmp_path.iterdir())
 
 
 def test_private_directories_are_made_at_every_level(tmp_path: Path) -> None:
@@ -105,6 +130,19 @@ def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
     os.chown(tmp_path / "base", 12345, -1)
     with pytest.raises(ConfigInvalid, match="belongs to user id 12345"):
         make_private_dir(tmp_path / "base" / "cluster", levels=1)
+
+
+def test_a_status_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk under the runtime directory costs the news, not the supervisor."""
+    path = tmp_path / "supervisor.json"
+    status.write(path, {"node": "node0"})
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(json, "dump", fail)
+    status.write(path, {"node": "node1"})
+    assert status.read(path) == {"node": "node0"}
 
 
 def test_status_is_replaced_whole(tmp_path: Path) -> None:

@@ -54,11 +54,21 @@ def test_back_off_is_reset_by_a_quiet_life() -> None:
 def test_crash_loop_gives_up_past_its_count() -> None:
     """Exactly crash_loop_restarts restarts are granted within the window, the next end is the node's."""
     subject = policy()
-    decisions = [ended_after_ms(subject, ExitCode.IO_FAILED, now, now) for now in range(6)]
+    decisions = [ended_after_ms(subject, ExitCode.ORPHANED, now, now) for now in range(6)]
     assert all(isinstance(decision, Restart) for decision in decisions[:5])
     assert isinstance(decisions[5], GiveUp)
-    assert decisions[5].exit_code == ExitCode.IO_FAILED
+    assert decisions[5].exit_code == ExitCode.ORPHANED
     assert "storage ended 6 times within 10000 ms" in decisions[5].reason
+
+
+def test_a_failing_disk_is_waited_for() -> None:
+    """A full disk is no crash loop: restarts go on at the longest back-off, so that the node is back when there is
+    room. Nor do they make a loop of a crash that follows.
+    """
+    subject = policy()
+    decisions = [ended_after_ms(subject, ExitCode.IO_FAILED, now, now) for now in range(100)]
+    assert decisions[5:] == [Restart(SETTINGS.backoff_max_ms)] * 95
+    assert [isinstance(ended_after_ms(subject, -9, 100, 100), Restart) for _ in range(6)] == [True] * 5 + [False]
 
 
 @pytest.mark.parametrize(("last_ms", "gives_up"), [(10_000, True), (10_001, False)])

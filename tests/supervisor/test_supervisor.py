@@ -92,12 +92,38 @@ def test_a_pause_of_the_supervisor_kills_nobody(start_node: NodeFactory) -> None
 
 def test_a_crash_loop_ends_the_node_loudly(start_node: NodeFactory) -> None:
     """A process that never comes up does not restart for ever: the node ends with its exit code and says why last."""
-    node = start_node({"storage": "fails_io"}, crash_loop_restarts=3, backoff_min_ms=1)
-    assert node.wait_for_exit() == ExitCode.IO_FAILED
+    node = start_node({"storage": "fails_orphaned"}, crash_loop_restarts=3, backoff_min_ms=1)
+    assert node.wait_for_exit() == ExitCode.ORPHANED
     last = json.loads(node.log.splitlines()[-1])
     assert last["event"] == "node failed"
     assert "storage ended 4 times" in last["error"]
     assert len(node.starts("storage")) == 4
+    assert not node.living()
+
+
+def test_a_full_disk_does_not_end_the_node(start_node: NodeFactory) -> None:
+    """Restarts go on past the crash-loop limit, the other processes live, and the status says why one does not."""
+    node = start_node({"storage": "disk_full"}, crash_loop_restarts=2, backoff_min_ms=1, backoff_max_ms=20)
+    wait_until(lambda: len(node.starts("storage")) > 10, f"storage is tried again and again; log:\n{node.log}")
+    wait_until(lambda: "No space left" in str(node.process("storage").get("last_words")), "the status has the reason")
+    assert len(node.starts("consensus")) == len(node.starts("api")) == 1
+    assert stop(node) == 0
+
+
+def test_a_log_that_cannot_be_written_ends_nobody(start_node: NodeFactory) -> None:
+    """Every line fails with "No space left on device", and supervisor and children go on, restarts included.
+
+    Planted bug that this catches: a log sink that raises.
+    """
+    node = start_node()
+    node.wait_until_running()
+    assert stop(node) == 0
+    with open("/dev/full", "w") as full:
+        node.supervisor = node.spawn(stdout=full, stderr=full)
+    node.wait_until_running()
+    os.kill(node.process("storage")["pid"], signal.SIGKILL)
+    restarts_to(node, "storage", 3)
+    assert stop(node) == 0
     assert not node.living()
 
 
@@ -116,6 +142,7 @@ def test_an_incurable_exit_code_ends_the_node_at_once(start_node: NodeFactory) -
     assert "CORRUPT_DATA" in lines[-1]["error"]
     assert len(node.starts("consensus")) == 1
     assert node.status["state"] == "failed"
+    assert "record 17 of node0 is damaged" in node.status["reason"]
     assert [path.name for path in node.node.runtime_dir.iterdir()] == ["supervisor.json"]
     assert not node.living()
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+from vaultdb import logs
 from vaultdb.cluster import logfiles
 from vaultdb.config import LoggingSettings
-from vaultdb.errors import ExitCode, VaultError
-from vaultdb.supervisor.processes import exit_with_outcome_of
+from vaultdb.errors import ExitCode, Unavailable, VaultError
+from vaultdb.supervisor.processes import LastWords, exit_with_outcome_of
 
 
 class Report:
@@ -20,10 +22,15 @@ class Report:
         self._fd: int | None = fd
 
     def serves(self, serves: bool) -> None:
-        self._tell({"serves": serves})
+        """Raises Unavailable when the command is gone: a start that was broken off leaves nothing running."""
+        try:
+            self._tell({"serves": serves})
+        except BrokenPipeError as error:
+            raise Unavailable("the command that started the cluster was broken off") from error
 
     def error(self, sentence: str) -> None:
-        self._tell({"error": sentence})
+        with contextlib.suppress(BrokenPipeError):
+            self._tell({"error": sentence})
 
     def close_in_child(self) -> None:
         """A forked child that kept the pipe open would hide from the foreground that the daemon is dead."""
@@ -32,9 +39,9 @@ class Report:
 
     def _tell(self, answer: dict[str, object]) -> None:
         if self._fd is not None:
-            with open(self._fd, "w", encoding="utf-8") as pipe:
+            fd, self._fd = self._fd, None
+            with open(fd, "w", encoding="utf-8") as pipe:
                 pipe.write(json.dumps(answer) + "\n")
-            self._fd = None
 
 
 def run_detached(main: Callable[[Report], int], log_path: Path, logging: LoggingSettings) -> bool:
@@ -43,6 +50,7 @@ def run_detached(main: Callable[[Report], int], log_path: Path, logging: Logging
     Raises a VaultError with the daemon's sentence when it ended without such a report.
     """
     logfiles.prepare(log_path)
+    words = LastWords()
     read_fd, write_fd = os.pipe()
     child = os.fork()
     if child == 0:
@@ -51,21 +59,23 @@ def run_detached(main: Callable[[Report], int], log_path: Path, logging: Logging
         if os.fork():  # the session's leader ends, so that the daemon never gets a terminal
             os._exit(ExitCode.CLEAN)
         report = Report(write_fd)
-        exit_with_outcome_of(lambda: _daemon(main, log_path, report), logging, {"process": "launcher"})
+        exit_with_outcome_of(lambda: _daemon(main, log_path, report), words, logging, {"process": "launcher"})
     os.close(write_fd)
     os.waitpid(child, 0)
     with open(read_fd, encoding="utf-8") as pipe:
         told = pipe.readline()
-    answer = json.loads(told) if told else {"error": f"the launcher ended without a word, see {log_path}"}
+    last_words = words.heard() or f"the launcher ended without a word, see {log_path}"
+    answer = json.loads(told) if told else {"error": last_words}
     if "error" in answer:
         raise VaultError(answer["error"])
     return bool(answer["serves"])
 
 
 def _daemon(main: Callable[[Report], int], log_path: Path, report: Report) -> int:
-    logfiles.redirect_to(log_path)
     try:
+        logfiles.redirect_to(log_path)
         return main(report)
     except VaultError as error:
         report.error(str(error))
-        raise
+        logs.logger("launcher").error("the cluster is not started", error=str(error))
+        return 1

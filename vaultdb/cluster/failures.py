@@ -18,8 +18,12 @@ _POLL_MS = 50
 
 
 def kill(node: NodeConfig, process: str | None = None) -> list[Identity]:
-    """SIGKILL a node, or one of its processes, and wait until it is gone. Raises Unavailable when it does not run."""
-    killed = [identity for identity in processes.of_node(node, process) if identity.signal(signal.SIGKILL)]
+    """SIGKILL a node, or one of its processes, and wait until all of it is gone. Returns what ran. Raises Unavailable
+    when nothing did.
+    """
+    killed = [identity for identity in processes.of_node(node, process) if identity.is_alive()]
+    for identity in killed:
+        identity.signal(signal.SIGKILL)  # a child may be dead by now, of its supervisor's death
     what = f"{process} of {node.name}" if process else node.name
     if not killed:
         raise Unavailable(f"{what} is not running")

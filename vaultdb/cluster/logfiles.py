@@ -12,6 +12,7 @@ from pathlib import Path
 from vaultdb import clock, limits
 from vaultdb.config import Config
 from vaultdb.errors import IoFailed
+from vaultdb.supervisor.ownership import make_data_dir
 
 ROTATE_BYTES = 16 * limits.MIB
 _TAIL_BYTES = 64 * limits.KIB
@@ -27,8 +28,8 @@ def paths(config: Config) -> dict[str, Path]:
 
 def prepare(path: Path) -> int:
     """Make the directory, move a file above ROTATE_BYTES to `.1`; returns the size of what stands. Raises IoFailed."""
+    make_data_dir(path.parent)
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         size = path.stat().st_size if path.exists() else 0
         if size > ROTATE_BYTES:
             path.replace(path.with_name(path.name + ".1"))
@@ -40,8 +41,11 @@ def prepare(path: Path) -> int:
 
 
 def redirect_to(path: Path) -> None:
-    """Let standard output and error of this process append to `path`, and give it no input."""
-    log_fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    """Let standard output and error of this process append to `path`, and give it no input. Raises IoFailed."""
+    try:
+        log_fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise IoFailed(f"{path}: {error.strerror}") from error
     null_fd = os.open(os.devnull, os.O_RDONLY)
     for fd, target in ((null_fd, 0), (log_fd, 1), (log_fd, 2)):
         os.dup2(fd, target)

@@ -11,14 +11,14 @@ from functools import partial
 
 from vaultdb import logs
 from vaultdb.clock import NS_PER_MS, monotonic_ns
-from vaultdb.cluster import logfiles
+from vaultdb.cluster import logfiles, view
 from vaultdb.cluster.control import Request
 from vaultdb.config import Config, NodeConfig
 from vaultdb.errors import ExitCode, IoFailed
 from vaultdb.lifeline import Lifeline, die_with_parent
 from vaultdb.supervisor import supervisor
 from vaultdb.supervisor.policy import GiveUp, RestartPolicy, describe
-from vaultdb.supervisor.processes import Child, fork, fork_child
+from vaultdb.supervisor.processes import Child, LastWords, fork, fork_child
 from vaultdb.supervisor.signals import STOP_SIGNALS
 from vaultdb.supervisor.supervisor import ProcessMain
 
@@ -49,6 +49,8 @@ class Member:
         self.restart_request: Request | None = None
         self._kill_at_ns: int | None = None
         self._log_offset = 0
+        self._words: LastWords | None = None
+        self._reason: str | None = None
 
     def start(self, release: Callable[[], None]) -> None:
         """Fork a supervisor; in it, `release` closes what is the launcher's. Raises IoFailed."""
@@ -64,17 +66,21 @@ class Member:
             die_with_parent(signal.SIGTERM)
             if os.getppid() != launcher_pid:
                 return ExitCode.ORPHANED
-            return supervisor.run(self.node, self._mains)
+            return supervisor.run(self.node, self._mains, words.say)
 
+        words = LastWords()
         # Blocked until the supervisor can take them.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
-            self.pid = fork(in_child, self.node.config.logging, {"node": self.node.name, "process": "supervisor"})
+            bound: dict[str, str | int] = {"node": self.node.name, "process": "supervisor"}
+            self.pid = fork(in_child, words, self.node.config.logging, bound)
         except OSError as error:
+            words.close()
             raise IoFailed(f"{self.node.name} cannot be forked: {error.strerror}") from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self.stopping, self.exit_code, self._kill_at_ns = False, None, None
+        self._words, self._reason = words, None
 
     def stop(self) -> None:
         """Order a clean stop; `tend` kills what is late."""
@@ -105,7 +111,19 @@ class Member:
             return False
         self.pid = None
         self.exit_code = os.waitstatus_to_exitcode(wait_status)
+        self._learn_reason()
         return True
+
+    def _learn_reason(self) -> None:
+        """Why the supervisor failed: what it told, or else what its log says; for the operator and for `status`."""
+        words, self._words = self._words, None
+        if self.exit_code is not None and self.exit_code > 0:
+            told = words.heard() if words is not None else None
+            self._reason = told or logfiles.last_error(self.node.log_file, self._log_offset)
+            if view.look_at_files(self.node).failure is None:
+                view.note_failure(self.node, self._reason or describe(self.exit_code))
+        if words is not None:
+            words.close()
 
     @property
     def failed(self) -> bool:
@@ -115,8 +133,7 @@ class Member:
     def end_in_words(self) -> str:
         assert self.exit_code is not None
         words = f"{self.node.name} {describe(self.exit_code)}"
-        reason = logfiles.last_error(self.node.log_file, self._log_offset) if self.exit_code > 0 else None
-        return f"{words}: {reason}" if reason else words
+        return f"{words}: {self._reason}" if self._reason else words
 
 
 class MonitorKeeper:

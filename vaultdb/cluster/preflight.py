@@ -1,16 +1,30 @@
-"""What is checked before anything is started: is the data free, and are the ports."""
+"""What is checked before anything is started or made: is the data free, are the ports, and is there room."""
 
 from __future__ import annotations
 
+import os
 import socket
 
+from vaultdb.cluster import record
 from vaultdb.config import Config
 from vaultdb.errors import AddressTaken, AlreadyOwned
-from vaultdb.supervisor.ownership import lock_holder
+from vaultdb.supervisor.ownership import check_space, lock_holder
+
+
+def check(config: Config) -> None:
+    """Raises AlreadyOwned, AddressTaken or IoFailed when the cluster cannot be started. Leaves nothing behind."""
+    check_data_free(config)
+    check_ports_free(config)
+    check_space(config.data_path)
+    for address in config.nodes:
+        check_space(config.node(address.id).data_dir)
 
 
 def check_data_free(config: Config) -> None:
-    """Raises AlreadyOwned when a node's data directory has a living owner; names all of them."""
+    """Raises AlreadyOwned when the data has a living launcher, or nodes of it have living owners; names all."""
+    launcher = lock_holder(record.lock_path(config))
+    if launcher is not None:
+        raise AlreadyOwned(f"{config.data_path} is in use by {launcher}")
     nodes = [config.node(address.id) for address in config.nodes]
     taken = [
         f"{node.data_dir} is in use by {holder}"
@@ -38,6 +52,8 @@ def _fault_of(host: str, port: int) -> str | None:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         socket.create_server(address[:2], family=family, backlog=1).close()
-    except OSError as error:
+    except socket.gaierror as error:  # its numbers are not the system's
         return error.strerror or str(error)
+    except OSError as error:  # create_server has its own words beside the system's
+        return os.strerror(error.errno) if error.errno else str(error)
     return None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
+import psutil
+
 from vaultdb import clock
 from vaultdb.cluster import record, view
 from vaultdb.config import NodeConfig
@@ -19,10 +23,20 @@ def of_cluster(cluster: record.Cluster) -> list[Identity]:
 
 
 def of_node(node: NodeConfig, name: str | None = None) -> list[Identity]:
-    """The supervisor first, then its children, as its status file names them; or the one with `name`."""
-    entries = view.look_at_files(node).processes
-    chosen = [entry for entry in entries if name in (None, entry.get("name"))]
-    return [identity for entry in chosen if (identity := Identity.parse(entry)) is not None]
+    """The supervisor first, then its children, as its status file names them; or the one with `name`.
+
+    The file may be a moment old, so for a whole node its supervisor's children of now are added.
+    """
+    seen = view.look_at_files(node)
+    chosen = [entry for entry in seen.processes if name in (None, entry.get("name"))]
+    found = [identity for entry in chosen if (identity := Identity.parse(entry)) is not None]
+    supervisor = Identity.parse(seen.supervisor)
+    if name is None and supervisor is not None:
+        with contextlib.suppress(psutil.Error):
+            children = psutil.Process(supervisor.pid).children(recursive=True)
+            known = {identity.pid for identity in found}
+            found += [Identity(child.pid, child.create_time()) for child in children if child.pid not in known]
+    return found
 
 
 def wait_until_gone(identities: list[Identity], deadline_ms: float) -> list[Identity]:

@@ -69,10 +69,9 @@ class ClusterRunner:
 
     def _own(self, cleanup: contextlib.ExitStack) -> None:
         """Take what only one launcher may have; check what its nodes will need."""
+        preflight.check(self._config)
         lock = DataLock.acquire(record.lock_path(self._config))
         cleanup.callback(lock.release)
-        preflight.check_data_free(self._config)
-        preflight.check_ports_free(self._config)
         directory = make_private_dir(self._config.runtime_dir, levels=1)
         cleanup.callback(os.close, directory)
         cleanup.callback(self._clear_runtime_dir)

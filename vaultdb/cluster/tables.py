@@ -24,11 +24,12 @@ def endpoints(config: Config) -> Table:
 
 
 def nodes(view: ClusterView) -> Table:
-    table = Table()
-    for heading in ("node", "http", "role"):
-        table.add_column(heading)
+    table = Table(show_edge=False, pad_edge=False)
+    for heading in ("node", "http"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("role", no_wrap=True)
     for heading in ("term", "commit", "applied"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for node in view.nodes:
         answer = node.answer or {}
         numbers = [_number(answer.get(name)) for name in ("term", "commit_index", "applied_index")]
@@ -38,11 +39,13 @@ def nodes(view: ClusterView) -> Table:
 
 
 def processes(view: ClusterView) -> Table:
-    table = Table()
-    for heading in ("node", "process", "state"):
-        table.add_column(heading)
+    """Made for 80 columns: only the node's name may need a second line."""
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column("node", overflow="fold")
+    for heading in ("process", "state"):
+        table.add_column(heading, no_wrap=True)
     for heading in ("pid", "uptime", "restarts", "memory", "cpu"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for node in view.nodes:
         for process in node.processes:
             table.add_row(node.node.name, *_process(process))
@@ -54,8 +57,8 @@ def total_memory(view: ClusterView) -> str:
     return f"memory of all processes: {total / limits.MIB:.0f} MiB (proportional)"
 
 
-def failures(view: ClusterView) -> list[str]:
-    return [f"{node.node.name}: {node.failure}" for node in view.nodes if node.failure]
+def troubles(view: ClusterView) -> list[str]:
+    return [f"{node.node.name}: {trouble}" for node in view.nodes for trouble in node.troubles]
 
 
 def _process(process: dict[str, Any]) -> list[str]:
@@ -66,7 +69,7 @@ def _process(process: dict[str, Any]) -> list[str]:
         _duration(float(process.get("uptime_s") or 0)),
         _number(process.get("restarts")),
         f"{_memory(process) / limits.MIB:.1f} MiB",
-        f"{float(process.get('cpu_percent') or 0):.1f} %",
+        f"{float(process.get('cpu_percent') or 0):.0f} %",
     ]
 
 
@@ -79,8 +82,12 @@ def _number(value: object) -> str:
 
 
 def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+    """Short: 45s, 3m25s, 2h05m, 12d07h."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02}s"
+    if whole < 86_400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+    return f"{whole // 86_400}d{whole % 86_400 // 3600:02}h"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 from dataclasses import dataclass, field, replace
@@ -42,6 +43,15 @@ class NodeView:
         knows_leader = self.role in ("leader", "follower") and answer.get("leader") is not None
         return knows_leader and not answer.get("degraded")
 
+    @property
+    def troubles(self) -> list[str]:
+        """One sentence for the node if it failed, and one for each process that ended and is not running again."""
+        waiting = [process for process in self.processes if process.get("state") == "waiting"]
+        return ([self.failure] if self.failure else []) + [
+            f"{process.get('name')} ended and will be restarted: {process.get('last_words') or 'it did not say why'}"
+            for process in waiting
+        ]
+
     def record(self) -> dict[str, Any]:
         answer = self.answer or {}
         fields = {name: answer.get(name) for name in ("term", "commit_index", "applied_index")}
@@ -76,6 +86,11 @@ def look_at(config: Config, timeout_s: float = HTTP_TIMEOUT_S) -> ClusterView:
     return ClusterView([look_at_node(config.node(address.id), timeout_s) for address in config.nodes])
 
 
+def look_at_files_only(config: Config) -> ClusterView:
+    """For a cluster of which nothing runs here: whoever answers on its ports is somebody else's."""
+    return ClusterView([look_at_files(config.node(address.id)) for address in config.nodes])
+
+
 def look_at_node(node: NodeConfig, timeout_s: float = HTTP_TIMEOUT_S) -> NodeView:
     """Its answer over HTTP beside what its files say."""
     return replace(look_at_files(node), answer=fetch_status(node.me, timeout_s))
@@ -89,6 +104,13 @@ def look_at_files(node: NodeConfig) -> NodeView:
         failure = written.get("reason") if written and written.get("state") == "failed" else None
         return NodeView(node, None, None, failure)
     return NodeView(node, None, written, None, list(written.get("processes", [])))
+
+
+def note_failure(node: NodeConfig, reason: str) -> None:
+    """Leave a status file for a supervisor that ended without one of its own."""
+    with contextlib.suppress(OSError):  # it is information, not state
+        node.runtime_dir.mkdir(mode=0o700, exist_ok=True)
+    status.write(node.supervisor_status_path, {"node": node.name, "id": node.id, "state": "failed", "reason": reason})
 
 
 def fetch_status(address: NodeAddress, timeout_s: float) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ directory.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -14,11 +15,13 @@ from pathlib import Path
 
 import psutil
 
-from vaultdb import clock
+from vaultdb import clock, limits
 from vaultdb.errors import AlreadyOwned, ConfigInvalid, IoFailed
 from vaultdb.supervisor.identity import Identity
 
 _RETRY_MS = 10
+START_BYTES_MIN = 1 * limits.MIB
+"""A node that could not even open its log and its database is not started."""
 
 
 class DataLock:
@@ -39,8 +42,8 @@ class DataLock:
         IoFailed.
         """
         deadline_ns = clock.deadline_after_ms(grace_ms)
+        make_data_dir(path.parent)
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise IoFailed(f"{path}: {error.strerror}") from error
@@ -100,6 +103,42 @@ def lock_holder(path: Path) -> str | None:
     finally:
         os.close(fd)
     return None
+
+
+def make_data_dir(path: Path) -> None:
+    """Make `path` and its parents. Raises IoFailed with what stands in the way."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise IoFailed(f"the directory {path} cannot be made: {_obstacle(path, error)}") from error
+
+
+def _obstacle(path: Path, error: OSError) -> str:
+    nearest = _nearest_existing(path)
+    if not nearest.is_dir():
+        return f"{nearest} is not a directory"
+    if error.errno == errno.ENOENT:  # said of a directory that does exist
+        return f"the file system of {nearest} takes no new directories"
+    return os.strerror(error.errno or 0)
+
+
+def check_space(path: Path) -> None:
+    """Raises IoFailed when the disk under the directory `path`, which need not exist yet, has less than
+    START_BYTES_MIN free.
+    """
+    try:
+        disk = os.statvfs(_nearest_existing(path))
+    except OSError as error:
+        raise IoFailed(f"{path}: {error.strerror}") from error
+    free_blocks = disk.f_bavail if os.geteuid() else disk.f_bfree
+    free_bytes = free_blocks * disk.f_frsize
+    if disk.f_blocks and free_bytes < START_BYTES_MIN:
+        needed = f"{free_bytes // limits.KIB} KiB are free, a start needs {START_BYTES_MIN // limits.KIB}"
+        raise IoFailed(f"{path}: {os.strerror(errno.ENOSPC)} ({needed})")
+
+
+def _nearest_existing(path: Path) -> Path:
+    return next(level for level in (path, *path.parents) if os.path.lexists(level))
 
 
 def make_private_dir(path: Path, *, levels: int) -> int:

@@ -14,6 +14,10 @@ from vaultdb.errors import ExitCode
 
 INCURABLE = frozenset({ExitCode.USAGE, ExitCode.CORRUPT_DATA, ExitCode.ADDRESS_TAKEN, ExitCode.CONFIG})
 """Exit codes that a restart cannot change: the node ends at once with the same code. All others are restarted."""
+PATIENT = frozenset({ExitCode.IO_FAILED})
+"""Exit codes whose cause passes without anyone touching the node, as a full disk does: restarted for ever, and no part
+of a crash loop.
+"""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class RestartPolicy:
 
     The first restart is immediate, then the delay doubles from backoff_min_ms to backoff_max_ms. A process that
     lived for backoff_max_ms is taken for healthy: the next restart is immediate again. The crash-loop window is
-    independent of that.
+    independent of that; ends with a PATIENT code are not counted in it, and go on being restarted at backoff_max_ms.
     """
 
     def __init__(self, name: str, settings: SupervisorSettings) -> None:
@@ -60,9 +64,7 @@ class RestartPolicy:
         settings = self._settings
         if exit_code in INCURABLE:
             return GiveUp(exit_code, f"{self._name} {describe(exit_code)}, which a restart cannot cure")
-        self._ends_ns.append(now_ns)
-        window_ns = settings.crash_loop_window_ms * NS_PER_MS
-        if len(self._ends_ns) > settings.crash_loop_restarts and now_ns - self._ends_ns[0] <= window_ns:
+        if exit_code not in PATIENT and self._is_crash_loop(now_ns):
             return GiveUp(
                 exit_code if exit_code > 0 else ExitCode.BROKEN_INVARIANT,
                 f"{self._name} ended {len(self._ends_ns)} times within {settings.crash_loop_window_ms} ms;"
@@ -73,3 +75,8 @@ class RestartPolicy:
         delay_ms = 0 if self._streak == 0 else settings.backoff_min_ms << min(self._streak - 1, 32)
         self._streak += 1
         return Restart(min(delay_ms, settings.backoff_max_ms))
+
+    def _is_crash_loop(self, now_ns: int) -> bool:
+        self._ends_ns.append(now_ns)
+        window_ns = self._settings.crash_loop_window_ms * NS_PER_MS
+        return len(self._ends_ns) > self._settings.crash_loop_restarts and now_ns - self._ends_ns[0] <= window_ns

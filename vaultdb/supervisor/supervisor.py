@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,7 @@ from vaultdb.errors import ExitCode
 from vaultdb.lifeline import Lifeline
 from vaultdb.supervisor import status
 from vaultdb.supervisor.identity import Identity
-from vaultdb.supervisor.ownership import DataLock, empty_dir, make_private_dir, remove_private_dir
+from vaultdb.supervisor.ownership import DataLock, check_space, empty_dir, make_private_dir, remove_private_dir
 from vaultdb.supervisor.policy import GiveUp, RestartPolicy, describe
 from vaultdb.supervisor.processes import Child, fork_child
 from vaultdb.supervisor.signals import SignalInbox
@@ -54,6 +55,8 @@ class Slot:
         self.restart_at_ns: int | None = None
         self.restarts = 0
         self.last_exit: int | None = None
+        self.last_words: str | None = None
+        """Why it ended the last time, in its own words."""
 
     @property
     def state(self) -> str:
@@ -69,7 +72,7 @@ class Slot:
         usage = self.usage.record() if self.usage else {"rss_bytes": 0, "pss_bytes": 0, "cpu_percent": 0.0}
         return {
             "name": self.name, **living, "state": self.state, "restarts": self.restarts, "last_exit": self.last_exit,
-            **usage,
+            "last_words": self.last_words, **usage,
         }  # fmt: skip
 
 
@@ -78,8 +81,10 @@ class Supervisor:
     START_ORDER.
     """
 
-    def __init__(self, node: NodeConfig, mains: Mapping[str, ProcessMain]) -> None:
+    def __init__(self, node: NodeConfig, mains: Mapping[str, ProcessMain], tell: Callable[[str], None]) -> None:
+        """`tell` gets the sentence with which the node gives up."""
         self._node = node
+        self._tell = tell
         self._settings = node.config.supervisor
         self._slots = {name: Slot(name, mains[name], RestartPolicy(name, self._settings)) for name in START_ORDER}
         self._log = logs.logger("supervisor")
@@ -104,6 +109,7 @@ class Supervisor:
         with contextlib.ExitStack() as cleanup:
             self._signals = SignalInbox()
             cleanup.callback(self._signals.close)
+            check_space(node.data_dir)
             lock = DataLock.acquire(node.lock_path, grace_ms=LOCK_GRACE_MS)
             cleanup.callback(lock.release)
             cleanup.callback(os.close, make_private_dir(node.runtime_dir, levels=2))
@@ -143,7 +149,7 @@ class Supervisor:
             exit_code = slot.child.reap() if slot.child else None
             if slot.child is None or exit_code is None:
                 continue
-            started_ns, slot.child = slot.child.started_ns, None
+            started_ns, slot.last_words, slot.child = slot.child.started_ns, slot.child.last_words, None
             failure = self._ended(slot, exit_code, started_ns, now_ns)
             if failure is not None:
                 return failure
@@ -154,6 +160,10 @@ class Supervisor:
         self._sample_due_ns = now_ns
         decision = slot.policy.ended(exit_code, started_ns, now_ns)
         if isinstance(decision, GiveUp):
+            if slot.last_words:
+                self._tell(f"{slot.name}: {slot.last_words}")
+                return replace(decision, reason=f"{decision.reason}: {slot.last_words}")
+            self._tell(decision.reason)
             return decision
         slot.restart_at_ns = now_ns + decision.delay_ms * NS_PER_MS
         self._log.warning(f"{slot.name} {describe(exit_code)}", exit_code=exit_code, restart_in_ms=decision.delay_ms)
@@ -167,6 +177,7 @@ class Supervisor:
             try:
                 slot.child = self._fork(slot)
             except OSError as error:
+                slot.last_words = f"it cannot be forked: {error.strerror}"
                 self._log.error(f"{slot.name} cannot be forked", error=str(error))
                 failure = self._ended(slot, ExitCode.IO_FAILED, now_ns, now_ns)
                 if failure is not None:
@@ -290,7 +301,9 @@ class Supervisor:
             remove_private_dir(self._node.runtime_dir)
 
 
-def run(node: NodeConfig, mains: Mapping[str, ProcessMain]) -> int:
+def run(
+    node: NodeConfig, mains: Mapping[str, ProcessMain], tell: Callable[[str], None] = lambda _sentence: None
+) -> int:
     """Run a node in this process until it is told to stop. Call `logs.configure` before."""
     setproctitle.setproctitle(f"vaultdb {node.name} supervisor")
-    return Supervisor(node, mains).run()
+    return Supervisor(node, mains, tell).run()
