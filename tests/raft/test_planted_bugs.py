@@ -83,7 +83,7 @@ def a_repeated_acknowledgement_overtakes_the_write(patch: pytest.MonkeyPatch) ->
     patch.setattr(RaftLog, "writes_outstanding", False)
 
 
-@bug(seeds=20, symptom="acknowledged|is durable on|without the committed|for durable")
+@bug(seeds=20, symptom="acknowledged|is durable on|without the committed|for durable|applied .* of ")
 def a_late_append_truncates(patch: pytest.MonkeyPatch) -> None:
     """[5]"""
     original = RaftLog.merge
