@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.cluster import ROOT
-from bench.peers import KEYS, VALUE, Etcd, Peer, VaultDB
+from bench.peers import KEYS, VALUE, Etcd, Peer, VaultDB, load_all
 from vaultdb import clock
 
 OPERATIONS = ("put", "get stale", "get linearizable")
@@ -110,8 +110,8 @@ def report(peers: list[Peer], found: dict[tuple[str, int, str], Figure], seconds
         "",
         f"Commit `{git.stdout.strip() or 'unknown'}`, Python {platform.python_version()}, {os.cpu_count()} cores shared"
         f" by all nodes and the load generator, fdatasync p50 {sync_p50_ms():.2f} ms, load {os.getloadavg()[0]:.1f}."
-        f" {', '.join(f'{peer.name} {peer.version}' for peer in peers)}. Values of {len(VALUE)} bytes, {KEYS:,} random"
-        " keys, requests to one follower, every write synced on a majority, median of"
+        f" {', '.join(f'{peer.name} {peer.version}' for peer in peers)}. Values of {len(VALUE)} bytes, {KEYS:,} loaded"
+        " keys chosen at random, requests to one follower, every write synced on a majority, median of"
         f" {rounds} rounds of {seconds} s. `python -m bench.http_bench`.",
         "",
         "| operation | connections | " + " | ".join(f"{p.name} /s | p50 ms | p99 ms" for p in peers) + " | ratio |",
@@ -148,6 +148,7 @@ def main() -> int:
         for peer in peers:
             started.append(peer)
             peer.start()
+            load_all(peer)
         found = run(peers, arguments.seconds, arguments.rounds)
         section = report(peers, found, arguments.seconds, arguments.rounds)
     finally:

@@ -20,6 +20,8 @@ from vaultdb.clock import deadline_after_ms, ms_until, sleep_ms
 
 VALUE = "x" * 100
 KEYS = 100_000
+LOAD_KEYS = 100
+"""In one request of the load: etcd takes 128 operations in a transaction."""
 
 
 class Peer(Protocol):
@@ -31,6 +33,10 @@ class Peer(Protocol):
     def start(self) -> None: ...
 
     def stop(self) -> None: ...
+
+    def load(self, keys: list[str]) -> None:
+        """Set all of them to VALUE: what is read must be there."""
+        ...
 
     def script(self, operation: str) -> tuple[str, str]:
         """(URL, Lua script for wrk) of an operation."""
@@ -57,6 +63,11 @@ class VaultDB:
 
     def stop(self) -> None:
         self._cluster.close()
+
+    def load(self, keys: list[str]) -> None:
+        body = json.dumps(dict.fromkeys(keys, VALUE)).encode()
+        status = self._cluster.request(self._follower, "POST", "/key", body).status
+        assert status == 200, f"VaultDB answered {status} to the load"
 
     def script(self, operation: str) -> tuple[str, str]:
         url = f"http://127.0.0.1:{self._cluster.base_port + self._follower}"
@@ -107,6 +118,12 @@ class Etcd:
             sleep_ms(100)
         raise TimeoutError("etcd elected no leader within 20 s")
 
+    def load(self, keys: list[str]) -> None:
+        value = base64.b64encode(VALUE.encode()).decode()
+        puts = [{"requestPut": {"key": base64.b64encode(key.encode()).decode(), "value": value}} for key in keys]
+        answer = get_json(self._follower, "/v3/kv/txn", json.dumps({"success": puts}).encode())
+        assert answer.get("succeeded"), f"etcd answered {answer} to the load"
+
     def stop(self) -> None:
         for member in self._members:
             member.terminate()
@@ -126,6 +143,12 @@ class Etcd:
     def pss_bytes(self) -> int:
         pids = {member.pid for member in self._members}
         return sum(psutil.Process(pid).memory_full_info().pss for pid in pids)
+
+
+def load_all(peer: Peer) -> None:
+    keys = [f"bench-{number:08d}" for number in range(1, KEYS + 1)]
+    for at in range(0, KEYS, LOAD_KEYS):
+        peer.load(keys[at : at + LOAD_KEYS])
 
 
 def _lua(method: str, path: str, body: str) -> str:
