@@ -150,10 +150,15 @@ class Gateway:
             raise Unavailable("the storage process of this node did not answer in time")
         return answer
 
+    @property
+    def operations(self) -> int:
+        """Writes and reads under way."""
+        return len(self._writes) + len(self._reads)
+
     def figures(self) -> Fields:
         """For the status page."""
         return {
-            "operations": len(self._writes) + len(self._reads),
+            "operations": self.operations,
             "outbox_bytes": self._writes.size_bytes,
             "outbox_messages": self._consensus.unsent + self._storage.unsent,
         }
@@ -175,7 +180,7 @@ class Gateway:
     def _admit(self) -> None:
         if self.closed:
             raise Unavailable("this node is stopping")
-        if len(self._writes) + len(self._reads) >= limits.API_REQUESTS_MAX:
+        if self.operations >= limits.API_REQUESTS_MAX:
             raise Busy(f"{limits.API_REQUESTS_MAX} operations are under way already")
         if not self._flush_is_due:
             self._flush_is_due = True
