@@ -271,7 +271,7 @@ def test_an_entry_that_cannot_be_read_ends_the_process_with_its_index(node: Stor
 def test_c33_a_disk_that_takes_no_more_ends_the_process_and_a_restart_replays(node: StorageNode) -> None:
     """A file size limit stands in for the full disk: RocksDB's write fails alike. Nothing is retried in place.
 
-    Planted bug: swallowing the error of the flush; the process then never ends.
+    If the error of the flush were swallowed the process would never end.
     """
     node.start()
     assert node.child is not None
@@ -348,7 +348,7 @@ def test_status_names_what_it_promises(node: StorageNode) -> None:
 def test_the_first_connection_is_never_missed(node: StorageNode) -> None:
     """A monitor made after the connect can be too late: the handshake is over within a tenth of a millisecond.
 
-    Planted bug: `get_monitor_socket` after `connect_dealer`; storage then never subscribes, about once in fifty starts.
+    With `get_monitor_socket` after `connect_dealer` storage now and then never subscribes: a race seen under stress.
     """
     dealer = connect_dealer(
         node.context, node.node.consensus_endpoint, b"early", monitor_events=zmq.EVENT_HANDSHAKE_SUCCEEDED

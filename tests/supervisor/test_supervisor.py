@@ -168,9 +168,7 @@ def test_a_second_owner_is_refused(start_node: NodeFactory) -> None:
 
 
 def test_children_keep_the_lock_of_a_dead_supervisor(start_node: NodeFactory) -> None:
-    """While any old child lives its successor is refused. Planted bug that this catches: closing the lock's
-    descriptor in the child.
-    """
+    """While any old child lives its successor is refused: the lock's descriptor is inherited."""
     node = start_node()
     node.wait_until_running()
     holders = [
