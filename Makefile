@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run demo test test-fast check bench leader-kills idle simulate lock chromium clean
+.PHONY: run demo test test-fast check bench bench-prevote bench-members leader-kills idle simulate planted-bugs lock chromium clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/python launcher.py
@@ -22,16 +22,28 @@ check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# MINUTES=10 instead of SEEDS goes on for so long.
 SEEDS ?= 2000
+MINUTES ?=
 simulate: $(VENV)/dev.stamp
-	$(BIN)/python -m tests.raft.simulation --seeds $(SEEDS)
+	$(BIN)/python -m tests.simulation $(if $(MINUTES),--minutes $(MINUTES),--seeds $(SEEDS))
+
+planted-bugs: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.simulation --bugs
 
 bench: $(VENV)/run.stamp
 	$(BIN)/python -m bench.http_bench
 
 KILLS ?= 20
+READS ?= 0
 leader-kills: $(VENV)/run.stamp
-	$(BIN)/python -m bench.leader_kills --kills $(KILLS)
+	$(BIN)/python -m bench.leader_kills --kills $(KILLS) --reads $(READS)
+
+bench-prevote: $(VENV)/run.stamp
+	$(BIN)/python -m bench.prevote
+
+bench-members: $(VENV)/run.stamp
+	$(BIN)/python -m bench.members
 
 idle: $(VENV)/run.stamp
 	$(BIN)/python -m bench.idle

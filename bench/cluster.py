@@ -13,8 +13,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import psutil
 
@@ -51,9 +52,9 @@ class LocalCluster:
         self.config_path = self.directory / "cluster.toml"
         self._settings = [part for name, value in (settings or {}).items() for part in ("--set", f"{name}={value}")]
         self.directory.mkdir(exist_ok=True)
-        self.config_path.write_text(self._config(), encoding="utf-8")
+        self.config_path.write_text(self.config_text(range(nodes)), encoding="utf-8")
 
-    def __enter__(self) -> LocalCluster:
+    def __enter__(self) -> Self:
         try:
             self.start()
         except BaseException:
@@ -128,27 +129,29 @@ class LocalCluster:
     def status(self, node: int) -> dict[str, Any]:
         return self.request(node, "GET", "/status").json
 
-    def leader(self, *, but: int | None = None, within_ms: float = 10_000) -> int:
-        """The leader that a majority of the nodes that answer agree on, other than `but`."""
+    def leader(self, *, but: int | None = None, among: Sequence[int] | None = None, within_ms: float = 10_000) -> int:
+        """The leader, other than `but`, that a majority of `among` (all nodes) agree on."""
+        asked = range(self.nodes) if among is None else among
         deadline_ns = deadline_after_ms(within_ms)
         while ms_until(deadline_ns) > 0:
             named: list[int] = []
-            for node in range(self.nodes):
+            for node in asked:
                 with contextlib.suppress(Unavailable, Unknown):
                     named.append(self.status(node)["leader_id"])
             for node in set(named) - {None, -1, but}:
-                if named.count(node) > self.nodes // 2:
+                if named.count(node) > len(asked) // 2:
                     return node
             sleep_ms(_POLL_MS)
         raise TimeoutError(f"no leader other than {but} within {within_ms} ms")
 
-    def digests(self, *, within_ms: float = 30_000) -> dict[str, Any]:
-        """Wait until every node has the same digest at the same applied index, and return it."""
+    def digests(self, *, among: Sequence[int] | None = None, within_ms: float = 30_000) -> dict[str, Any]:
+        """Wait until `among` (all nodes) have the same digest at the same applied index, and return it."""
+        asked = range(self.nodes) if among is None else among
         deadline_ns = deadline_after_ms(within_ms)
         found: list[dict[str, Any]] = []
         while ms_until(deadline_ns) > 0:
             with contextlib.suppress(Unavailable, Unknown, KeyError):
-                found = [self.request(node, "GET", "/digest").json for node in range(self.nodes)]
+                found = [self.request(node, "GET", "/digest").json for node in asked]
                 if len({(one["applied_index"], one["digest"]) for one in found}) == 1:
                     return found[0]
             sleep_ms(_POLL_MS)
@@ -197,14 +200,18 @@ class LocalCluster:
         value: str = reply.json[key]
         return value
 
-    def _config(self) -> str:
+    def config_text(self, nodes: Iterable[int], peer_ports: Mapping[int, int] | None = None) -> str:
+        """A configuration that lists `nodes`, some of them at other peer ports than their own."""
         lines = [f'data_dir = "{self.directory}"', "[monitor]", f"port = {self.monitor_port}"]
-        for node in range(self.nodes):
+        for node in nodes:
+            ports = self.ports(node)
+            ports["peer"] = (peer_ports or {}).get(node, ports["peer"])
             lines += ["[[node]]", f"id = {node}", f'name = "node{node}"', 'host = "127.0.0.1"']
-            lines += [
-                f"{kind}_port = {self.base_port + 100 * n + node}" for n, kind in enumerate(("http", "peer", "native"))
-            ]
+            lines += [f"{kind}_port = {port}" for kind, port in ports.items()]
         return "\n".join([*lines, ""])
+
+    def ports(self, node: int) -> dict[str, int]:
+        return {kind: self.base_port + 100 * n + node for n, kind in enumerate(("http", "peer", "native"))}
 
 
 def free_ports(count: int) -> int:

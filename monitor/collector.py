@@ -3,6 +3,9 @@
 Pure: `now_ns` is monotonic and measures ages and rates; `wall_ms` stamps what people read. Every call of `turn` makes
 one new *version*; samples and events carry the version in which they appeared, so a reader that has version v asks for
 what is newer.
+
+The nodes are those of the configuration until one of them tells the membership in its log; the newest that is told
+counts. Those who joined are asked from then on, and those who were removed are not.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from enum import StrEnum
 
 from monitor import limits
 from monitor.events import EventLog, Finding, Kind, Level, differences
-from monitor.reading import NodeStatus, Process
+from monitor.reading import FOLLOWER, LEARNER, Member, NodeStatus, Process
 from vaultdb.clock import NS_PER_MS, NS_PER_S
 from vaultdb.config import Config, NodeAddress
 
@@ -39,10 +42,11 @@ class Leadership:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One column of the charts: a value per node in the order of the configuration, None where unknown."""
+    """One column of the charts: a value per node in the order of `node_ids`, None where unknown."""
 
     version: int
     at_ms: int
+    node_ids: tuple[int, ...]
     writes_per_s: tuple[float | None, ...]
     reads_per_s: tuple[float | None, ...]
     lag: tuple[int | None, ...]
@@ -64,6 +68,18 @@ class NodeView:
     writes_per_s: float | None = None
     reads_per_s: float | None = None
     known_processes: dict[str, Process] = field(default_factory=dict)
+    member_role: str | None = None
+    """As the newest membership has it; None before one is known."""
+
+    @property
+    def votes(self) -> bool:
+        return self.member_role != LEARNER
+
+    @property
+    def role(self) -> str | None:
+        """A follower without a vote is called a learner."""
+        told = self.status.role if self.status is not None else None
+        return LEARNER if told == FOLLOWER and not self.votes else told
 
     @property
     def reachable(self) -> bool:
@@ -98,19 +114,29 @@ class Collector:
         self.config = config
         self.poll_ms = max(config.monitor.poll_ms, limits.POLL_MS_MIN)
         self.nodes = [NodeView(address) for address in config.nodes]
-        self.quorum = len(self.nodes) // 2 + 1
         self.version = 0
+        self.nodes_version = 0
+        """In which the list of nodes last changed: what readers have from before has other columns."""
         self.leader: Leadership | None = None
         self.leaderless_since_ns: int | None = None
         self.events = EventLog()
         self._samples: deque[Sample] = deque(maxlen=max(2, limits.HISTORY_MS // self.poll_ms))
         self._last_leader: Leadership | None = None
         self._findings: list[Finding] = []
-        self._by_id = {view.address.id: view for view in self.nodes}
+        self._membership_position = (0, 0)
+        """Term and log index of what was last taken over."""
+        self._members: tuple[Member, ...] = ()
+        self._index_nodes()
+
+    @property
+    def quorum(self) -> int:
+        return sum(view.votes for view in self.nodes) // 2 + 1
 
     def answered(self, node_id: int, status: NodeStatus, now_ns: int) -> None:
         """A poll of `node_id` was answered at `now_ns`."""
-        view = self._by_id[node_id]
+        view = self._by_id.get(node_id)
+        if view is None:  # it was removed meanwhile
+            return
         name = view.address.name
         if view.contact is Contact.DOWN:
             away_s = (now_ns - view.contact_since_ns) / NS_PER_S
@@ -127,7 +153,9 @@ class Collector:
 
     def unanswered(self, node_id: int, reason: str, *, refused: bool, now_ns: int) -> None:
         """A poll of `node_id` failed. `refused`: nobody listens there, so it is down at once."""
-        view = self._by_id[node_id]
+        view = self._by_id.get(node_id)
+        if view is None:
+            return
         view.failures += 1
         view.writes_per_s = view.reads_per_s = None
         if view.contact is Contact.UNKNOWN and self._may_be_starting(view, now_ns):
@@ -149,6 +177,7 @@ class Collector:
     def turn(self, now_ns: int, wall_ms: int, *, sample: bool) -> None:
         """A round of polls is over, or late answers came: make a version, and a sample if it is time for one."""
         self.version += 1
+        self._follow_membership()
         self._follow_leader(now_ns)
         for finding in self._findings:
             self.events.add(finding, version=self.version, at_ms=wall_ms)
@@ -157,11 +186,11 @@ class Collector:
             writes = tuple(view.writes_per_s for view in self.nodes)
             reads = tuple(view.reads_per_s for view in self.nodes)
             lags = tuple(self.lag(view) for view in self.nodes)
-            self._samples.append(Sample(self.version, wall_ms, writes, reads, lags))
+            self._samples.append(Sample(self.version, wall_ms, self.node_ids, writes, reads, lags))
 
     def lag(self, view: NodeView) -> int | None:
         """Entries that the leader has committed and this node has not applied."""
-        leader = None if self.leader is None else self._by_id[self.leader.node_id]
+        leader = None if self.leader is None else self._by_id.get(self.leader.node_id)
         if leader is None or leader.contact is not Contact.UP or view.contact is not Contact.UP:
             return None
         if leader.status is None or view.status is None:
@@ -178,6 +207,48 @@ class Collector:
                 break
             newer.append(sample)
         return newer[::-1]
+
+    def _index_nodes(self) -> None:
+        self._by_id = {view.address.id: view for view in self.nodes}
+        self.node_ids = tuple(self._by_id)
+
+    def _follow_membership(self) -> None:
+        """Take over what the leader, or without one whoever is furthest, says of the members; never what is older."""
+        told = [
+            (status.leads, (status.term or 0, status.membership.index), status.membership)
+            for view in self.nodes
+            if view.contact is Contact.UP and (status := view.status) is not None and status.membership is not None
+        ]
+        if not told:
+            return
+        _, position, membership = max(told, key=lambda one: one[:2])
+        if position < self._membership_position:
+            return
+        self._membership_position = position
+        if membership.members != self._members:
+            is_first = not self._members
+            self._members = membership.members
+            self._take_over(membership.members, silently=is_first)
+
+    def _take_over(self, members: Sequence[Member], *, silently: bool) -> None:
+        """Views of members that stay stay as they are. `silently`: it is how things were when the monitor began."""
+        before, findings = dict(self._by_id), []
+        self.nodes = []
+        for member in sorted(members, key=lambda member: member.address.id):
+            view = before.pop(member.address.id, None)
+            if view is None or view.address != member.address:
+                view = NodeView(member.address)
+                findings.append(f"{member.address.name} joined as a {member.role}")
+            elif view.votes != member.votes:
+                findings.append(f"{member.address.name} is a {member.role} now")
+            view.member_role = member.role
+            self.nodes.append(view)
+        findings += [f"{view.address.name} was removed from the cluster" for view in before.values()]
+        if self.node_ids != tuple(view.address.id for view in self.nodes):
+            self.nodes_version = self.version
+        self._index_nodes()
+        if not silently:
+            self._findings += [Finding(Kind.MEMBERS, Level.INFO, text) for text in findings]
 
     def _follow_leader(self, now_ns: int) -> None:
         previous, self.leader = self.leader, self._find_leader(now_ns)

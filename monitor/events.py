@@ -28,6 +28,7 @@ class Kind(StrEnum):
     RESTART = "restart"
     ROLE = "role"
     DEGRADED = "degraded"
+    MEMBERS = "members"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ SETTLE_MS = 250
 """A round is reported once every node answered, or after this; what comes later is reported when it comes."""
 EVENTS_MAX = 500
 STATUS_BYTES_MAX = 1024 * 1024
+MEMBERS_MAX = 64
+"""A membership with more is not believed."""
 PROCESSES_MAX = 16
 """Processes shown of one node."""
 TEXT_CHARACTERS_MAX = 200

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from monitor import limits
-from vaultdb.errors import ExitCode
+from vaultdb.config import NodeAddress, node_address
+from vaultdb.errors import ConfigInvalid, ExitCode
 
 LEADER = "leader"
+FOLLOWER = "follower"
+LEARNER = "learner"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,26 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    address: NodeAddress
+    role: str
+    """voter, learner, or on the way: joining, leaving."""
+
+    @property
+    def votes(self) -> bool:
+        return self.role != LEARNER
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Who belongs to the cluster, as one node's log has it."""
+
+    index: int
+    """Of its entry: a larger one is newer."""
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """What one node said about itself."""
 
@@ -54,8 +77,10 @@ class NodeStatus:
     consensus_serves: bool
     last_index: int | None
     stable_index: int | None
-    peers_connected: int | None
-    """Other nodes that its consensus process is connected to."""
+    peers_connected: tuple[int, ...]
+    """Ids of the nodes that its consensus process is connected to."""
+    membership: Membership | None
+    """None when it did not say, or said what makes no sense."""
     flushed_index: int | None
     keys_estimate: int | None
     cache_hits: int | None
@@ -94,6 +119,7 @@ def read_status(raw: object) -> NodeStatus:
         last_index=_count(consensus.get("last_index")),
         stable_index=_count(consensus.get("stable_index")),
         peers_connected=_peers_connected(consensus.get("peers")),
+        membership=_membership(consensus.get("membership")),
         flushed_index=_count(storage.get("flushed_index")),
         keys_estimate=_count(storage.get("keys_estimate")),
         cache_hits=_count(cache.get("hits")),
@@ -139,10 +165,28 @@ def _process(raw: dict[str, Any]) -> Process:
     )
 
 
-def _peers_connected(peers: object) -> int | None:
-    if not isinstance(peers, list):
+def _peers_connected(peers: object) -> tuple[int, ...]:
+    told = peers[: limits.MEMBERS_MAX] if isinstance(peers, list) else []
+    ids = [_count(peer.get("id")) for peer in told if isinstance(peer, dict) and peer.get("connected") is True]
+    return tuple(peer for peer in ids if peer is not None)
+
+
+def _membership(raw: object) -> Membership | None:
+    fields = _object(raw)
+    index, rows = _count(fields.get("index")), fields.get("members")
+    if index is None or not isinstance(rows, list) or not 1 <= len(rows) <= limits.MEMBERS_MAX:
         return None
-    return sum(1 for peer in peers if isinstance(peer, dict) and peer.get("connected") is True)
+    members = [_member(row) for row in rows if isinstance(row, dict)]
+    known = tuple(member for member in members if member is not None)
+    return Membership(index, known) if len(known) == len(rows) else None
+
+
+def _member(row: dict[str, Any]) -> Member | None:
+    fields = {name: row.get(name) for name in ("id", "name", "host", "http_port", "peer_port", "native_port")}
+    try:
+        return Member(node_address(fields, "a member"), _text(row.get("role")) or "")
+    except ConfigInvalid:
+        return None
 
 
 def _object(value: object) -> dict[str, Any]:

@@ -3,7 +3,8 @@
     {incarnation, version, full, at_ms, poll_ms, history_ms, cluster, nodes, samples, events}
 
 `incarnation` names one life of the monitor; versions of different lives have nothing to do with each other. With `full`
-the reader replaces what it has, else it adds `samples` and `events` to it. A sample is [at_ms, writes/s, reads/s, lag],
+the reader replaces what it has, else it adds `samples` and `events` to it; a report is full also when nodes joined or
+were removed since. A sample is [at_ms, writes/s, reads/s, lag],
 each of the last three a list in the order of `nodes`. Ages (`age_ms`, `contact_ms`, `leaderless_ms`) count back from
 the moment of the report, so that no clocks need to agree.
 """
@@ -21,6 +22,8 @@ from vaultdb.clock import NS_PER_MS
 
 def report(collector: Collector, *, incarnation: str, since: int, now_ns: int, wall_ms: int) -> dict[str, Any]:
     """Everything that is newer than version `since` (0: everything), ready for JSON."""
+    if since < collector.nodes_version:
+        since = 0
     return {
         "incarnation": incarnation,
         "version": collector.version,
@@ -30,7 +33,7 @@ def report(collector: Collector, *, incarnation: str, since: int, now_ns: int, w
         "history_ms": limits.HISTORY_MS,
         "cluster": cluster_summary(collector, now_ns),
         "nodes": [_node(collector, view, now_ns) for view in collector.nodes],
-        "samples": [_sample(sample) for sample in collector.samples_since(since)],
+        "samples": [_sample(sample, collector.node_ids) for sample in collector.samples_since(since)],
         "events": [_event(event) for event in collector.events.since(since)],
     }
 
@@ -67,7 +70,7 @@ def _condition(collector: Collector) -> tuple[str, str]:
     nodes = collector.nodes
     count = len(nodes)
     down = [view.address.name for view in nodes if view.contact is Contact.DOWN]
-    serving = sum(1 for view in nodes if view.reachable and view.status is not None and view.status.consensus_serves)
+    serving = sum(1 for view in nodes if view.votes and view.reachable and view.status and view.status.consensus_serves)
     unknown = [view.address.name for view in nodes if view.contact is Contact.UNKNOWN]
     if unknown and collector.leader is None:
         return "starting", "Waiting for the first answers"
@@ -90,12 +93,12 @@ def _condition(collector: Collector) -> tuple[str, str]:
 
 
 def _reach_of_leader(collector: Collector) -> int:
-    """Members that the leader itself is connected to: the monitor may see fewer nodes than the leader does."""
+    """Voters that the leader itself is connected to: the monitor may see fewer nodes than the leader does."""
     if collector.leader is None:
         return 0
     for view in collector.nodes:
         if view.address.id == collector.leader.node_id and view.contact is Contact.UP and view.status is not None:
-            return 1 + (view.status.peers_connected or 0)
+            return 1 + sum(other.votes and other.address.id in view.status.peers_connected for other in collector.nodes)
     return collector.quorum  # known by the word of a quorum only
 
 
@@ -119,7 +122,7 @@ def _node(collector: Collector, view: NodeView, now_ns: int) -> dict[str, Any]:
     if status is not None:
         known["status"] = {
             "version": status.version,
-            "role": status.role,
+            "role": view.role,
             "term": status.term,
             "commit_index": status.commit_index,
             "applied_index": status.applied_index,
@@ -153,8 +156,12 @@ def _process(process: Process) -> dict[str, Any]:
     }
 
 
-def _sample(sample: Sample) -> list[Any]:
-    return [sample.at_ms, _short(sample.writes_per_s), _short(sample.reads_per_s), list(sample.lag)]
+def _sample(sample: Sample, node_ids: tuple[int, ...]) -> list[Any]:
+    columns: list[list[Any]] = [_short(sample.writes_per_s), _short(sample.reads_per_s), list(sample.lag)]
+    if sample.node_ids != node_ids:
+        place = {node_id: index for index, node_id in enumerate(sample.node_ids)}
+        columns = [[column[place[i]] if i in place else None for i in node_ids] for column in columns]
+    return [sample.at_ms, *columns]
 
 
 def _short(rates: tuple[float | None, ...]) -> list[float | None]:

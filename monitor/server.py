@@ -15,7 +15,7 @@ from monitor.app import MonitorApp, load_page
 from monitor.collector import Collector
 from monitor.poller import NoAnswer, StatusClient
 from vaultdb.clock import NS_PER_MS, monotonic_ns, ms_until, wall_ms
-from vaultdb.config import Config, MonitorSettings
+from vaultdb.config import Config, MonitorSettings, NodeAddress
 from vaultdb.errors import AddressTaken, ExitCode
 from vaultdb.lifeline import Lifeline
 from vaultdb.logs import logger
@@ -95,12 +95,13 @@ async def _serve(config: Config, lifeline: Lifeline, listener: socket.socket) ->
 
 async def _poll_forever(collector: Collector, app: MonitorApp) -> None:
     timeout_ms = min(limits.POLL_TIMEOUT_MS_MAX, collector.poll_ms - collector.poll_ms // 10)
-    clients = {view.address.id: StatusClient(view.address, timeout_ms) for view in collector.nodes}
+    clients: dict[NodeAddress, StatusClient] = {}
     poll_ns = collector.poll_ms * NS_PER_MS
     round_due_ns = sample_due_ns = monotonic_ns()
     try:
         while True:
             sample = monotonic_ns() >= sample_due_ns
+            _match_clients(clients, collector, timeout_ms)
             if sample:
                 sample_due_ns = max(sample_due_ns + poll_ns, monotonic_ns())
             await _round(collector, app, clients, sample=sample)
@@ -112,9 +113,20 @@ async def _poll_forever(collector: Collector, app: MonitorApp) -> None:
             client.close()
 
 
-async def _round(collector: Collector, app: MonitorApp, clients: dict[int, StatusClient], *, sample: bool) -> None:
+def _match_clients(clients: dict[NodeAddress, StatusClient], collector: Collector, timeout_ms: int) -> None:
+    """One client for each node that there is now."""
+    wanted = {view.address for view in collector.nodes}
+    for address in [address for address in clients if address not in wanted]:
+        clients.pop(address).close()
+    for address in wanted - clients.keys():
+        clients[address] = StatusClient(address, timeout_ms)
+
+
+async def _round(
+    collector: Collector, app: MonitorApp, clients: dict[NodeAddress, StatusClient], *, sample: bool
+) -> None:
     """Ask every node at once. Report when all answered or SETTLE_MS is over, and again when the late ones are in."""
-    polls = {asyncio.create_task(_poll(collector, node_id, client)) for node_id, client in clients.items()}
+    polls = {asyncio.create_task(_poll(collector, address.id, client)) for address, client in clients.items()}
     _, late = await asyncio.wait(polls, timeout=limits.SETTLE_MS / 1000)
     collector.turn(monotonic_ns(), wall_ms(), sample=sample)
     app.publish()

@@ -51,6 +51,7 @@ PURE_MODULES = {
     "functools",
     "heapq",
     "itertools",
+    "json",
     "operator",
     "random",
     "types",

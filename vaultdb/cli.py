@@ -21,7 +21,8 @@ import click
 from rich.console import Console
 
 from vaultdb import __version__, config, demo, logs
-from vaultdb.cluster import control, daemon, failures, logfiles, preflight, processes, record, tables, view
+from vaultdb.client.admin import ClusterAdmin, Document, address_of
+from vaultdb.cluster import control, daemon, failures, joining, logfiles, preflight, processes, record, tables, view
 from vaultdb.cluster.members import Parts
 from vaultdb.cluster.runner import START_DEADLINE_MS, ClusterRunner
 from vaultdb.config import Config, NodeConfig
@@ -30,6 +31,8 @@ from vaultdb.supervisor import supervisor
 
 EXIT_USAGE = 2
 """Also click's, for options and arguments that it refuses."""
+ADMIN_SPARE_MS = 2_000
+"""Beyond the time in which a node answers by itself."""
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -234,7 +237,7 @@ def status(config_path: str | None, data_dir: str | None, overrides: tuple[str, 
     cluster = find_cluster(config_path, data_dir, overrides)
     runs_here = bool(processes.of_cluster(cluster))
     seen = view.look_at(cluster.config) if runs_here else view.look_at_files_only(cluster.config)
-    leader = seen.leader.node.name if seen.leader else None
+    leader = seen.leader_name
     if as_json:
         nodes = [node.record() for node in seen.nodes]
         launcher = cluster.launcher.record() if cluster.launcher else None
@@ -252,6 +255,8 @@ def status(config_path: str | None, data_dir: str | None, overrides: tuple[str, 
             click.echo(tables.total_memory(seen))
         if cluster.launcher:
             click.echo(f"launcher: pid {cluster.launcher.pid}")
+        for member in seen.others:
+            click.echo(f"joined: {member['name']} ({member['role']}); `members` tells more")
         for sentence in tables.troubles(seen):
             click.echo(sentence)
         click.echo(f"A leader ({leader}) and a quorum serve." if seen.serves else "The cluster does not serve.")
@@ -313,6 +318,74 @@ def restart(config_path: str | None, data_dir: str | None, overrides: tuple[str,
     click.echo(f"{node.name} serves as {failures.restart(configuration, node)}.")
 
 
+def admin_of(configuration: Config, addresses: list[tuple[str, int]] | None = None) -> ClusterAdmin:
+    """For the nodes of the configuration, or those at `addresses`."""
+    known = [(address.host, address.http_port) for address in configuration.nodes]
+    timeout_ms = configuration.api.request_timeout_ms + ADMIN_SPARE_MS
+    return ClusterAdmin(known if addresses is None else addresses, timeout_s=timeout_ms / 1000)
+
+
+def find_member(document: Document, wanted: str) -> dict[str, Any]:
+    """By name or by id: members that joined are in no configuration. Raises Unavailable."""
+    for row in document["members"]:
+        if wanted in (row["name"], str(row["id"])):
+            return dict(row)
+    known = ", ".join(str(row["name"] or row["id"]) for row in document["members"])
+    raise Unavailable(f"there is no member {wanted!r}; the cluster has {known}")
+
+
+@cli.command()
+@cluster_options
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@click.option("--stale", is_flag=True, help="As the first node that answers knows them; needs no leader.")
+def members(
+    config_path: str | None, data_dir: str | None, overrides: tuple[str, ...], as_json: bool, stale: bool
+) -> None:
+    """Show who belongs to the cluster, as its leader knows it: also nodes that joined and are in no configuration."""
+    admin = admin_of(find_cluster(config_path, data_dir, overrides).config)
+    document = admin.members(stale=stale)
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+        return
+    Console().print(tables.members(document))
+    state = "joint, on its way to the next one" if document["joint"] else "committed"
+    state = state if document["committed"] else "not committed yet"
+    click.echo(f"term {document['term']}; this membership (log index {document['index']}) is {state}")
+
+
+@cli.command()
+@cluster_options
+@click.argument("name", metavar="NODE")
+def promote(config_path: str | None, data_dir: str | None, overrides: tuple[str, ...], name: str) -> None:
+    """Make a learner that has caught up a voter."""
+    admin = admin_of(find_cluster(config_path, data_dir, overrides).config)
+    member = find_member(admin.members(), name)
+    admin.change({"change": "promote", "id": member["id"]})
+    click.echo(f"{member['name']} is a voter now.")
+
+
+@cli.command()
+@cluster_options
+@click.argument("name", metavar="NODE")
+def remove(config_path: str | None, data_dir: str | None, overrides: tuple[str, ...], name: str) -> None:
+    """Take a node out of the cluster; its process is not stopped."""
+    admin = admin_of(find_cluster(config_path, data_dir, overrides).config)
+    member = find_member(admin.members(), name)
+    admin.change({"change": "remove", "id": member["id"]})
+    click.echo(f"{member['name']} is no member any more.")
+
+
+@cli.command()
+@cluster_options
+@click.argument("name", metavar="[NODE]", required=False)
+def transfer(config_path: str | None, data_dir: str | None, overrides: tuple[str, ...], name: str | None) -> None:
+    """Hand the leadership over to NODE, or to the voter that is best placed."""
+    admin = admin_of(find_cluster(config_path, data_dir, overrides).config)
+    known = admin.members()
+    done = admin.transfer(None if name is None else find_member(known, name)["id"])
+    click.echo(f"{find_member(known, str(done['leader']))['name']} leads in term {done['term']}.")
+
+
 @cli.command("demo")
 @cluster_options
 @click.option("--days", type=click.IntRange(100), metavar="N", help="Only the first N trading days.")
@@ -346,17 +419,40 @@ def run_demo(
 
 @cli.command()
 @cluster_options
-@click.option("--id", "node_id", type=int, required=True, metavar="ID", help="Which node of the configuration.")
+@click.option("--id", "node_id", type=int, metavar="ID", help="Which node of the configuration.")
+@click.option("--join", "seed", metavar="URL", help="Be a new node of the cluster to which http://host:port belongs.")
+@click.option("--name", metavar="NAME", help="With --join: of the new node.")
+@click.option("--host", metavar="HOST", help=f"With --join: where it listens; default {joining.DEFAULT_HOST}.")
+@click.option("--http-port", type=int, metavar="PORT", help="With --join; default: one above all other nodes.")
+@click.option("--peer-port", type=int, metavar="PORT", help="The same.")
+@click.option("--native-port", type=int, metavar="PORT", help="The same.")
 @click.pass_obj
 def node(
-    setting: Setting, config_path: str | None, data_dir: str | None, overrides: tuple[str, ...], node_id: int
-) -> None:
-    """Run one node in the foreground, for production; logs go to standard error, SIGTERM stops it."""
+    setting: Setting, config_path: str | None, data_dir: str | None, overrides: tuple[str, ...], node_id: int | None,
+    seed: str | None, name: str | None, host: str | None, http_port: int | None, peer_port: int | None,
+    native_port: int | None,
+) -> None:  # fmt: skip
+    """Run one node in the foreground, for production; logs go to standard error, SIGTERM stops it.
+
+    With --join it is added to a running cluster as a learner, under a data directory of its name; the same command
+    starts it again.
+    """
+    chosen = {"host": host, "http_port": http_port, "peer_port": peer_port, "native_port": native_port}
+    wanted = {field: value for field, value in chosen.items() if value is not None}
+    if seed is None and node_id is None:
+        raise click.UsageError("Missing option '--id', of the configuration, or '--join', for a new node.")
+    if (seed is None) != (name is None) or (seed is None and wanted) or (seed is not None and node_id is not None):
+        raise click.UsageError("--join and --name go together, without --id; --host and ports belong to them.")
     configuration, _ = load_config(config_path, data_dir, overrides)
-    mine = configuration.node(node_id)
-    parts = setting.parts()
-    logs.configure(configuration.logging, node=mine.name, process="supervisor")
     try:
+        if seed is not None and name is not None:
+            mine = joining.join(configuration, name, wanted, admin_of(configuration, [address_of(seed)]))
+            say_if_possible(f"{mine.name} is member {mine.id} of the cluster and will serve at {mine.me.http_url}.")
+        else:
+            assert node_id is not None
+            mine = configuration.node(node_id)
+        parts = setting.parts()
+        logs.configure(mine.config.logging, node=mine.name, process="supervisor")
         code = supervisor.run(mine, parts.mains)
     except Fatal as error:
         click.echo(f"Error: {error}", err=True)

@@ -3,6 +3,9 @@
 `monotonic_ns` is CLOCK_MONOTONIC: one clock for all processes of a machine, so a deadline in its nanoseconds
 may travel between the processes of a node. It never travels between nodes. The wall clock only stamps logs
 and entries; no decision about safety hangs on it.
+
+`boot_ns` is CLOCK_BOOTTIME where there is one: it goes on while the machine is suspended, so a lease has run out by the
+time that it wakes. Never mixed with `monotonic_ns`.
 """
 
 from __future__ import annotations
@@ -14,11 +17,17 @@ NS_PER_S = 1_000_000_000
 
 monotonic_ns = time.monotonic_ns
 wall_ns = time.time_ns
+_BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def wall_ms() -> int:
     """Milliseconds since the Unix epoch."""
     return time.time_ns() // NS_PER_MS
+
+
+def boot_ns() -> int:
+    """Nanoseconds of a clock that never stands still."""
+    return time.clock_gettime_ns(_BOOT_CLOCK)
 
 
 def deadline_after_ms(timeout_ms: float) -> int:

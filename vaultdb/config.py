@@ -8,6 +8,7 @@ Nothing else in VaultDB reads configuration files or the environment.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -30,6 +31,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 Ms = Annotated[int, Field(ge=1, le=3_600_000)]
 Bytes = Annotated[int, Field(ge=64 * limits.KIB, le=1 << 44)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+MemberId = Annotated[int, Field(ge=0, le=10_000)]
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$")]
 """A host name or an IPv4 address; it stands in `host:port` addresses."""
 
@@ -49,7 +51,7 @@ def _without_faults(value: T, faults: list[str]) -> T:
 class NodeAddress:
     """One member: where it listens. `id` is its number in Raft and must never be reused for another machine."""
 
-    id: Annotated[int, Field(ge=0, le=10_000)]
+    id: MemberId
     name: Name
     host: Host
     http_port: Port
@@ -83,6 +85,16 @@ class RaftSettings:
     election_timeout_max_ms: Ms = 600
     unreachable_delay_max_ms: Ms = 80
     """A follower whose connection to the leader broke starts a pre-vote within this."""
+    pre_vote: bool = True
+    """Ask before standing, so that a node that was cut off deposes nobody. Off only to measure what it is good for."""
+    leases: bool = True
+    """A leader answers reads without asking its followers, while their promises last. Bounds how fast clocks may drift
+    apart (raft/state.py, CLOCK_DRIFT_PERCENT).
+    """
+    lease_promise_ms: Ms = 90
+    """While reads come in, followers promise to support no other leader for this long: so much later a dead leader is
+    replaced. Heartbeats then come every third of it.
+    """
 
     @model_validator(mode="after")
     def _times_fit(self) -> Self:
@@ -93,6 +105,11 @@ class RaftSettings:
             faults.append(
                 f"election_timeout_min_ms {self.election_timeout_min_ms} is less than three times"
                 f" heartbeat_ms {self.heartbeat_ms}"
+            )
+        if not 3 * self.tick_ms <= self.lease_promise_ms <= self.election_timeout_min_ms:
+            faults.append(
+                f"lease_promise_ms {self.lease_promise_ms} is not between three times tick_ms {self.tick_ms} and"
+                f" election_timeout_min_ms {self.election_timeout_min_ms}"
             )
         if self.election_timeout_max_ms <= self.election_timeout_min_ms:
             faults.append(
@@ -193,11 +210,11 @@ class Config:
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
 
-    def node(self, node_id: int) -> NodeConfig:
+    def node(self, node_id: int, *, joins: bool = False) -> NodeConfig:
         """One member's view. Raises ConfigInvalid when there is no such id."""
         for address in self.nodes:
             if address.id == node_id:
-                return NodeConfig(self, address)
+                return NodeConfig(self, address, joins=joins)
         known = ", ".join(str(address.id) for address in self.nodes)
         raise ConfigInvalid("node id", [f"{node_id} is not a member; the configuration has {known}"])
 
@@ -218,9 +235,13 @@ class Config:
 class NodeConfig:
     """The configuration as one member sees it, and the paths derived from it."""
 
-    def __init__(self, config: Config, address: NodeAddress) -> None:
+    def __init__(self, config: Config, address: NodeAddress, *, joins: bool = False) -> None:
+        """`joins`: it was not there when the cluster began, so its log begins without a membership and waits to be told
+        one; `config.nodes` are the members that it knew of when it was started.
+        """
         self.config = config
         self.me = address
+        self.joins = joins
         self.id = address.id
         self.name = address.name
         self.peers = tuple(other for other in config.nodes if other.id != address.id)
@@ -240,6 +261,25 @@ class NodeConfig:
 
 
 _CONFIG: TypeAdapter[Config] = TypeAdapter(Config)
+
+
+def node_address(fields: Mapping[str, Any], source: str) -> NodeAddress:
+    """One member from a table like [[node]]. Raises ConfigInvalid, naming `source`, with every fault found."""
+    try:
+        return NodeAddress(**fields)
+    except ValidationError as error:
+        raise ConfigInvalid(source, [_sentence(f["loc"], f["msg"], f["input"], {}) for f in error.errors()]) from error
+
+
+def with_nodes(config: Config, nodes: Sequence[NodeAddress], source: str) -> Config:
+    """`config` with other members. Raises ConfigInvalid, naming `source`, with every fault found."""
+    try:
+        changed = dataclasses.replace(config, nodes=tuple(nodes))
+    except ValidationError as error:
+        raise ConfigInvalid(source, [_sentence(f["loc"], f["msg"], f["input"], {}) for f in error.errors()]) from error
+    if faults := _relations(changed):
+        raise ConfigInvalid(source, faults)
+    return changed
 
 
 def load(

@@ -10,6 +10,7 @@
     │   ├── MethodNotAllowed  405  the route exists, the method does not
     │   ├── NotAcceptable     406  the stored value has no such representation
     │   ├── BodyTimeout       408  the request did not arrive in time
+    │   ├── ChangeRefused     409  a change of members or leader that cannot be made now; the sentence says why
     │   ├── TooLarge          413  over a limit of limits.py; the sentence names it
     │   ├── UnsupportedMedia  415  the body is encoded in a way that is not understood
     │   ├── Busy              429  a bounded queue is full; try again later
@@ -107,6 +108,11 @@ class BodyTimeout(Rejected):
     http_status = 408
 
 
+class ChangeRefused(Rejected):
+    code = "change_refused"
+    http_status = 409
+
+
 class TooLarge(Rejected):
     code = "too_large"
     http_status = 413
@@ -200,6 +206,7 @@ class WrongIdentity(Fatal):
 
 
 REJECTIONS: dict[str, type[Rejected]] = {
-    leaf.code: leaf for leaf in (BadRequest, NotFound, BodyTimeout, TooLarge, Busy, Unavailable, NotLeader)
+    leaf.code: leaf
+    for leaf in (BadRequest, NotFound, BodyTimeout, ChangeRefused, TooLarge, Busy, Unavailable, NotLeader)
 }
 """For errors that crossed a process boundary as (code, sentence)."""

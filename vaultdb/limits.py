@@ -20,6 +20,8 @@ HTTP_BODY_BYTES_MAX = 8 * MIB
 """Twice COMMAND_BYTES_MAX, for the escapes of JSON. A control character takes six bytes there: a command whose JSON
 is larger than this must be sent as several smaller ones, or its values by PUT.
 """
+ADMIN_BODY_BYTES_MAX = 64 * KIB
+"""Body of a request to /cluster/…: a handful of changes of members."""
 
 # What travels between processes and nodes.
 BATCH_BYTES_MAX = 5 * MIB

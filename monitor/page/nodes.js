@@ -40,25 +40,29 @@ export class NodeTable {
     }
     nodes.forEach((node, index) => {
       if (!this.#rows.has(node.name)) {
-        this.#rows.set(node.name, makeRow(node, index));
+        this.#rows.set(node.name, makeRow(node));
         this.#table.append(this.#rows.get(node.name).body);
       }
-      fillRow(this.#rows.get(node.name), node, sinceMs, pollMs);
+      const row = this.#rows.get(node.name);
+      const place = this.#table.tBodies[index] ?? null;
+      if (place !== row.body) this.#table.insertBefore(row.body, place);
+      set(row.head, { class: `node-name hue-${index % 7}` }); // as in the charts
+      fillRow(row, node, sinceMs, pollMs);
     });
   }
 }
 
-function makeRow(node, index) {
+function makeRow(node) {
   const link = h("a", { href: node.status_url, title: `${node.name} listens on ${node.http_address}; its full status as JSON` }, node.name);
   const badge = h("span", { class: "badge" });
   const condition = h("span", { class: "condition" });
   const cells = FIGURES.map(([name]) => h("td", { role: "cell", class: "number", "data-label": name }));
-  const head = h("th", { scope: "row", role: "rowheader", class: `node-name hue-${index % 7}` }, link);
+  const head = h("th", { scope: "row", role: "rowheader" }, link);
   const processes = h("ul", { class: "processes", "aria-label": `Processes of ${node.name}` });
   const body = h("tbody", { role: "rowgroup", "data-node": node.name },
     h("tr", { role: "row", class: "figures" }, head, h("td", { role: "cell", class: "state" }, badge, condition), ...cells),
     h("tr", { role: "row", class: "process-row" }, h("td", { role: "cell", colspan: COLUMNS }, processes)));
-  return { body, link, badge, condition, cells, processes };
+  return { body, head, link, badge, condition, cells, processes };
 }
 
 function fillRow(row, node, sinceMs, pollMs) {
@@ -79,7 +83,7 @@ function badgeOf(node) {
   if (node.contact === "unknown") return ["… asking", "plain"];
   if (node.leads) return ["★ leader", "leader"];
   const role = node.status?.role;
-  return role ? [role, role === "follower" ? "plain" : "warn"] : ["no role", "warn"];
+  return role ? [role, role === "follower" || role === "learner" ? "plain" : "warn"] : ["no role", "warn"];
 }
 
 function conditionOf(node, sinceMs, pollMs) {

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote, unquote_to_bytes
 
 from tests.api.siblings import Store
+from vaultdb.api.cluster_requests import AdminRequest
 from vaultdb.api.express import ExpressLane
 from vaultdb.api.flask_app import create_app
 from vaultdb.api.results import Counters, Digest, ReadResult, WriteResult
@@ -71,6 +72,10 @@ class FakeService:
     def ready(self) -> None:
         if self.store.failure is not None:
             raise Unavailable(str(self.store.failure))
+
+    def admin(self, request: AdminRequest) -> dict[str, Any]:
+        self._fail()
+        return self.store.administer(*request)
 
     def _fail(self) -> None:
         if self.store.failure is not None:

@@ -34,6 +34,7 @@ class Store:
         self.failure: VaultError | None = None
         self.linearizable_reads = 0
         self.reads = 0
+        self.administered: list[tuple[str, Any]] = []
 
     def apply(self, command: Any) -> tuple[int, int]:
         """Revision and number of keys."""
@@ -52,6 +53,11 @@ class Store:
         self.reads += 1
         value, value_revision = self.data.get(key, (None, 0))
         return ReadResult(value, value_revision, self.applied, self.revision)
+
+    def administer(self, operation: str, argument: Any) -> dict[str, Any]:
+        """Notes what it was asked; the document that answers says so."""
+        self.administered.append((operation, argument))
+        return {"leader": 0, "term": 3, "asked": operation}
 
     def digest(self) -> Digest:
         digest = hashlib.blake2b(repr(sorted(self.data.items())).encode(), digest_size=16).hexdigest()
@@ -81,7 +87,7 @@ class Siblings:
     def _on_consensus(self, message: list[Any]) -> None:
         kind, incarnation, batch, *rest = message
         failure = self.store.failure
-        if kind in (ipc.PROPOSE, ipc.READ_INDEX) and failure is not None:
+        if kind in (ipc.PROPOSE, ipc.READ_INDEX, ipc.ADMIN) and failure is not None:
             if isinstance(failure, Rejected):
                 said = (failure.code, str(failure), failure.retry_after_s)
                 self._to_api(self.consensus, ipc.REJECTED, incarnation, batch, *said)
@@ -95,6 +101,8 @@ class Siblings:
         elif kind == ipc.READ_INDEX:
             self.store.linearizable_reads += 1
             self._to_api(self.consensus, ipc.READ_STATE, incarnation, batch, self.store.applied)
+        elif kind == ipc.ADMIN:
+            self._to_api(self.consensus, ipc.ADMIN_DONE, incarnation, batch, self.store.administer(*rest[1:]))
         elif kind == ipc.STATUS:
             fields = {"role": "leader", "term": 3, "leader": 0, "commit_index": self.store.applied, "peers": []}
             self._to_api(self.consensus, ipc.STATUS_IS, incarnation, batch, fields)

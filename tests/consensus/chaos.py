@@ -1,8 +1,8 @@
 """Whole drivers under everything that a real machine does to them, from one seed.
 
 On top of `cluster`: pauses with everything that arrives meanwhile left lying, first-in-first-out links that break on
-one side at a time, slow disks, full send queues, storage that lags, dies and resubscribes. Run by hand over many
-seeds:
+one side at a time, slow disks, full send queues, storage that lags, dies and resubscribes, leadership handed over. Run
+by hand over many seeds:
 
     python -m tests.consensus.chaos FIRST LAST
 """
@@ -23,8 +23,9 @@ from tests.consensus.cluster import PAYLOAD, Cluster, Member
 from vaultdb import logs
 from vaultdb.clock import NS_PER_MS, NS_PER_S
 from vaultdb.config import LoggingSettings
-from vaultdb.consensus.peer_format import Item, decode, encode
-from vaultdb.raft.messages import NodeId
+from vaultdb.consensus.administration import TRANSFER
+from vaultdb.consensus.peer_format import Item, encode
+from vaultdb.raft.messages import NOBODY, NodeId
 from vaultdb.wire import ipc
 from vaultdb.wire.codec import unpack
 
@@ -34,7 +35,16 @@ NODES = 5
 TICK_MS = 10
 STREAM_MESSAGES_MAX = 50
 PHASES = 3
-DISTURBANCES = {"nothing": 945, "pause": 20, "break": 10, "crash": 5, "disk": 10, "queue": 5, "storage": 5}
+DISTURBANCES = {
+    "nothing": 935,
+    "pause": 20,
+    "break": 10,
+    "crash": 5,
+    "disk": 10,
+    "queue": 5,
+    "storage": 5,
+    "transfer": 10,
+}
 """Per mille of the ticks."""
 DISTURBED_TICKS = 300
 HEALING_TICKS = 250
@@ -57,9 +67,9 @@ class ChaosMember(Member):
         self.applied = max(self.entries, default=0)
         self.subscribe_due = False
         super().start()
-        self.connected = set()
+        self.reachable = set()
         for other in self.cluster.members:
-            other.connected.discard(self.node.id)
+            other.reachable.discard(self.node.id)
         self._tell_storage(ipc.SUBSCRIBE)
 
     def send(self, peer: NodeId, item: Item) -> None:
@@ -68,7 +78,7 @@ class ChaosMember(Member):
         if self.cluster.rng.random() < self.cluster.full_queue_probability:
             self.unsent.setdefault(peer, []).append(item)
             return
-        self.cluster.links[self.node.id, peer].append(encode("test", self.node.id, peer, [item]))
+        self.cluster.links[self.node.id, peer].append(encode(self.sender, peer, [item]))
 
     def storage_send(self, message: bytes) -> bool:
         if len(self.stream) >= STREAM_MESSAGES_MAX:
@@ -114,14 +124,13 @@ class ChaosMember(Member):
         for src in self.cluster.shuffled(range(NODES)):
             self._receive_from(src)
         self.storage_turn()
-        self.driver.turn(self.cluster.now_ns, 1)
+        self.driver.turn(self.cluster.now_ns, 1, self.cluster.now_ns)
 
     def _receive_from(self, src: NodeId) -> None:
         link = self.cluster.links[src, self.node.id]
         is_slow = self.cluster.rng.random() < 0.3
         for _ in range(self.cluster.rng.randrange(len(link) + 1) if is_slow else len(link)):
-            for item in decode(link.popleft())[3]:
-                self.driver.on_peer(src, item)
+            self.receive(link.popleft())
 
 
 class ChaosCluster(Cluster):
@@ -146,8 +155,8 @@ class ChaosCluster(Cluster):
         member = self.members[src]
         if not is_connected:
             self.links[src, dst].clear()
-        if (dst in member.connected) != is_connected:
-            (member.connected.add if is_connected else member.connected.discard)(dst)
+        if (dst in member.reachable) != is_connected:
+            (member.reachable.add if is_connected else member.reachable.discard)(dst)
             member.connection_events.append((dst, is_connected))
 
     def heal_connections(self, probability: float = 1.0) -> None:
@@ -243,6 +252,9 @@ class Run:
                 cluster.full_queue_probability = rng.choice([0.0, 0.0, 0.02])
             case "storage":
                 rng.choice(up).restart_storage()
+            case "transfer":
+                self.batches += 1
+                rng.choice(up).administer(self.batches, TRANSFER, rng.choice([NOBODY, rng.choice(up).node.id]))
 
     def heal(self) -> None:
         cluster = self.cluster

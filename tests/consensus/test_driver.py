@@ -13,7 +13,7 @@ from tests.consensus.chaos import Run
 from tests.consensus.cluster import PAYLOAD, Cluster, Member
 from vaultdb import limits
 from vaultdb.clock import NS_PER_MS
-from vaultdb.consensus.peer_format import REFUSED_BUSY, REFUSED_LEADER, Forward, ForwardAnswer, decode
+from vaultdb.consensus.peer_format import REFUSED_BUSY, REFUSED_LEADER, Forward, ForwardAnswer, Frame, Item, decode
 from vaultdb.errors import BadRequest, CorruptData
 from vaultdb.raft.state import Role
 from vaultdb.wire import ipc
@@ -184,7 +184,7 @@ def test_a_late_refusal_of_an_earlier_term_says_nothing(tmp_path: Path, verdict:
     """Planted bug: taking BUSY of any term tells the client that nothing happened, and then it commits."""
     cluster = Cluster(3, tmp_path)
     old, follower, _ = wake_after_election(cluster)
-    follower.driver.on_peer(old.node.id, ForwardAnswer(old.raft.term, [(1, 1, verdict)]))
+    say(follower, old, ForwardAnswer(old.raft.term, [(1, 1, verdict)]))
     cluster.run(1000)
     assert follower.committed_batches().count((follower.node.id, 1)) == 1
     assert follower.answers_to(1) == []
@@ -197,9 +197,20 @@ def test_a_forward_of_another_term_is_never_proposed(cluster: Cluster) -> None:
     follower = cluster.follower()
     before = leader.raft.last_index
     for term in (leader.raft.term - 1, leader.raft.term + 1):
-        leader.driver.on_peer(follower.node.id, Forward(term, [(1, 77, False, PAYLOAD)]))
+        say(leader, follower, Forward(term, [(1, 77, False, PAYLOAD)]))
     leader.turn()
     assert leader.raft.last_index == before
+
+
+def test_a_node_that_does_not_lead_refuses_forwards_at_once_and_in_their_term(cluster: Cluster) -> None:
+    """Planted bug: keeping them. The origin waits for an answer, and they are never let go of."""
+    leader = cluster.elect()
+    refuser, origin = (member for member in cluster.members if member is not leader)
+    cluster.network.clear()
+    say(refuser, origin, Forward(refuser.raft.term, [(1, 77, False, PAYLOAD)]))
+    refuser.turn()
+    answers = [item for src, _, frame in cluster.network if src == refuser.node.id for item in decode(frame).items]
+    assert ForwardAnswer(refuser.raft.term, [[1, 77, REFUSED_LEADER]]) in answers  # type: ignore[list-item]
 
 
 def test_a_forward_that_did_not_leave_is_sent_again_in_the_same_term(cluster: Cluster) -> None:
@@ -214,9 +225,27 @@ def test_a_forward_that_did_not_leave_is_sent_again_in_the_same_term(cluster: Cl
     assert follower.committed_batches() == [(follower.node.id, 1)]
 
 
-def test_c18_a_leader_whose_disk_hangs_takes_no_proposals(cluster: Cluster) -> None:
-    """They wait, and are refused with the reason; before the process gives the disk up, nothing ends as unknown."""
+def test_c18_a_leader_whose_disk_hangs_hands_over_and_takes_no_proposals(cluster: Cluster) -> None:
+    """Within half a second of its being noticed another node leads, and what waited is served by it.
+
+    Planted bug: a stalled leader that stays until its process gives the disk up.
+    """
     leader = cluster.elect()
+    cluster.run(200)
+    leader.disk_busy_ms = 2_000.0
+    leader.propose(1)
+    cluster.step()
+    assert leader.committed_batches() == []
+    cluster.run(500)
+    assert cluster.leader() not in (None, leader)
+    assert leader.committed_batches() == [(leader.node.id, 1)]
+
+
+def test_c18_a_node_alone_with_a_disk_that_hangs_says_so(tmp_path: Path) -> None:
+    """There is nobody to hand over to: what waits is refused with the reason, and nothing ends as unknown."""
+    cluster = Cluster(1, tmp_path)
+    leader = cluster.elect()
+    cluster.run(200)
     before = leader.raft.last_index
     leader.disk_busy_ms = 2_000.0
     leader.propose(1)
@@ -225,6 +254,7 @@ def test_c18_a_leader_whose_disk_hangs_takes_no_proposals(cluster: Cluster) -> N
     assert answer[3] == "unavailable"
     assert "has not completed a write" in answer[4]
     assert leader.raft.last_index == before
+    cluster.close()
 
 
 def test_c39_a_leader_whose_disk_is_slower_than_the_others_says_busy(cluster: Cluster) -> None:
@@ -331,6 +361,24 @@ def test_reads_of_a_follower_get_an_index_that_covers_every_acknowledged_write(c
     assert index >= max(index for index, payload in follower.entries.items() if payload)
 
 
+def test_c12_a_lease_answers_reads_without_a_round_and_a_suspended_machine_has_none(cluster: Cluster) -> None:
+    """Its clock of ticks stood still, the others' did not. Planted bugs: a lease on that clock; a clock never told."""
+    leader = cluster.elect()
+    for batch in range(10):
+        leader.ask_read(batch)
+        cluster.run(100)
+    assert leader.driver.status()["has_lease"]
+    leader.ask_read(50)
+    leader.turn()
+    assert [answer[0] for answer in leader.answers_to(50)] == [ipc.READ_STATE]
+    leader.boot_offset_ns = 10_000 * NS_PER_MS
+    leader.ask_read(51)
+    leader.turn()
+    assert leader.answers_to(51) == []
+    cluster.run(200)
+    assert [answer[0] for answer in leader.answers_to(51)] == [ipc.READ_STATE]
+
+
 def test_the_log_is_cut_once_every_member_has_it_and_storage_made_it_durable(cluster: Cluster) -> None:
     leader = cluster.elect()
     payload = pack([[1, [1, [b"k", b"v" * 30_000]]]])
@@ -417,6 +465,9 @@ def test_every_proposal_commits_at_most_once_and_a_refused_one_never(
     cluster.close()
 
 
-def deliver(member: Member, src: int, frame: bytes) -> None:
-    for item in decode(frame)[3]:
-        member.driver.on_peer(src, item)
+def deliver(member: Member, _src: int, frame: bytes) -> None:
+    member.receive(frame)
+
+
+def say(member: Member, src: Member, *items: Item) -> None:
+    member.driver.on_frame(Frame(src.sender, member.node.id, list(items)), member.cluster.now_ns)

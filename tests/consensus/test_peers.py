@@ -12,11 +12,16 @@ from bench.cluster import free_ports
 from vaultdb.clock import deadline_after_ms, ms_until
 from vaultdb.config import Config, NodeAddress
 from vaultdb.consensus import peer_format
-from vaultdb.consensus.peer_format import Floor, Forward, Item
+from vaultdb.consensus.addresses import Address
+from vaultdb.consensus.peer_format import Floor, Forward, Item, Sender
 from vaultdb.consensus.peers import ConnectionChange, PeerBus
-from vaultdb.wire.sockets import Socket, connect_dealer, try_send
+from vaultdb.wire.sockets import Socket, Waiter, bind_router, connect_dealer, try_send
 
 PATIENCE_MS = 5_000
+
+
+def sender(node: int, cluster: str = "local") -> Sender:
+    return Sender(cluster, "", node, 1, 1, 0, 0)
 
 
 class Pair:
@@ -33,21 +38,27 @@ class Pair:
         )
         self.config = Config(nodes=members, data_dir=str(data_dir))
         self.contexts: list[zmq.Context[Socket]] = [zmq.Context(), zmq.Context()]
-        self.buses = [PeerBus(self.contexts[n], self.config.node(n)) for n in range(2)]
+        self.waiters = [Waiter(), Waiter()]
+        self.buses = [PeerBus(self.contexts[n], self.config.node(n), self.waiters[n]) for n in range(2)]
+        for n in range(2):
+            self.connect(n)
+
+    def connect(self, node: int) -> None:
+        peer = self.config.nodes[1 - node]
+        self.buses[node].set_members({peer.id: Address(peer.host, peer.peer_port)}, sender(node))
 
     def change(self, node: int) -> ConnectionChange:
         """The next change that a node's monitor tells."""
-        [monitor] = self.buses[node].monitors
         deadline_ns = deadline_after_ms(PATIENCE_MS)
         while ms_until(deadline_ns) > 0:
-            monitor.poll(100)
-            if changes := self.buses[node].connection_changes(monitor):
-                return changes[0]
+            for monitor in self.buses[node].monitors.keys() & self.waiters[node].wait(100):
+                if changes := self.buses[node].connection_changes(monitor):
+                    return changes[0]
         raise AssertionError(f"node {node} noticed nothing within {PATIENCE_MS} ms")
 
     def received(self, node: int) -> list[tuple[int, Item]]:
         assert self.buses[node].listener.poll(PATIENCE_MS)
-        return list(self.buses[node].receive())
+        return [(frame.sender.src, item) for frame in self.buses[node].receive() for item in frame.items]
 
     def close(self) -> None:
         for context in self.contexts:
@@ -100,20 +111,63 @@ def test_what_a_full_queue_refused_is_handed_back(pair: Pair) -> None:
 
 
 def test_strangers_and_nonsense_are_dropped_and_counted(pair: Pair) -> None:
-    """Another cluster, another receiver, an unknown sender, and bytes that mean nothing."""
+    """Another cluster, another receiver, an impossible sender, and bytes that mean nothing."""
     listener = pair.config.node(1).me
     dealer = connect_dealer(pair.contexts[0], f"tcp://{listener.peer_address}")
     assert dealer.poll(PATIENCE_MS, zmq.POLLOUT)
     nonsense = [
-        peer_format.encode("other", 0, 1, [Floor(1, 1)]),
-        peer_format.encode("local", 0, 0, [Floor(1, 1)]),
-        peer_format.encode("local", 9, 1, [Floor(1, 1)]),
+        peer_format.encode(sender(0, "other"), 1, [Floor(1, 1)]),
+        peer_format.encode(sender(0), 0, [Floor(1, 1)]),
+        peer_format.encode(sender(1), 1, [Floor(1, 1)]),
+        peer_format.encode(sender(-1), 1, [Floor(1, 1)]),
         b"\xc1",
     ]
-    for frame in (*nonsense, peer_format.encode("local", 0, 1, [Floor(1, 2)])):
+    for frame in (*nonsense, peer_format.encode(sender(0), 1, [Floor(1, 2)])):
         assert try_send(dealer, frame)
     found: list[tuple[int, Item]] = []
     while not found:
         found = pair.received(1)
     assert found == [(0, Floor(1, 2))]
     assert pair.buses[1].malformed_total == len(nonsense)
+
+
+def test_a_peer_that_is_left_out_is_left_alone_and_one_that_comes_back_is_connected_again(pair: Pair) -> None:
+    """Planted bug: forgetting the connection's state with the connection; what is sent later is lost in silence."""
+    assert pair.change(0) == ConnectionChange(1, True)
+    pair.buses[0].send(1, Floor(3, 1))
+    pair.buses[0].set_members({}, sender(0))
+    assert pair.buses[0].connected == set()
+    assert pair.buses[0].flush() == {}
+    pair.connect(0)
+    pair.buses[0].send(1, Floor(3, 2))
+    assert pair.change(0) == ConnectionChange(1, True)
+    pair.buses[0].send(1, Floor(3, 3))
+    pair.buses[0].flush()
+    assert pair.received(1) == [(0, Floor(3, 3))]
+
+
+def test_a_connection_whose_address_stays_is_not_touched_when_others_come_and_go(pair: Pair) -> None:
+    """A change of members interrupts nobody. Planted bug: connecting everybody anew."""
+    assert pair.change(0) == ConnectionChange(1, True)
+    peer = pair.config.nodes[1]
+    port = free_ports(1)
+    both = {1: Address(peer.host, peer.peer_port), 2: Address("127.0.0.1", port)}
+    pair.buses[0].set_members(both, sender(0))
+    assert pair.buses[0].connected == {1}
+    pair.buses[0].send(1, Floor(3, 1))
+    pair.connect(0)
+    pair.buses[0].flush()
+    assert pair.received(1) == [(0, Floor(3, 1))]
+
+
+def test_a_peer_with_another_address_is_connected_there(pair: Pair) -> None:
+    assert pair.change(0) == ConnectionChange(1, True)
+    bound = bind_router(pair.contexts[1], "tcp://127.0.0.1:*")
+    endpoint = bound.getsockopt(zmq.LAST_ENDPOINT)
+    assert isinstance(endpoint, bytes)
+    port = int(endpoint.decode().rpartition(":")[2])
+    pair.buses[0].set_members({1: Address("127.0.0.1", port)}, sender(0))
+    assert pair.change(0) == ConnectionChange(1, True)
+    pair.buses[0].send(1, Floor(3, 1))
+    pair.buses[0].flush()
+    assert bound.poll(PATIENCE_MS)

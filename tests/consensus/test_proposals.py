@@ -54,6 +54,16 @@ def test_a_leaders_refusal_parks_again_but_only_for_the_term_it_was_sent_in() ->
     assert parked_keys(proposals) == []
 
 
+def test_what_a_snapshot_may_hold_leaves_silently() -> None:
+    """It will not be seen in the log. Planted bug: leaving it, so that a later term sends it a second time."""
+    proposals = table(A, B)
+    proposals.sent([p for p in proposals.parked(100) if p.key == A], term=3)
+    proposals.forget_sent(3)
+    proposals.term_committed(4, now_ns=0)
+    assert parked_keys(proposals) == [B]
+    assert len(proposals) == 1
+
+
 def test_parked_ones_are_refused_when_the_wait_is_over() -> None:
     proposals = table(A)
     assert proposals.expire((WAIT_MS - 1) * NS_PER_MS) == []

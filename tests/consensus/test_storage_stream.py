@@ -110,3 +110,17 @@ def test_a_storage_that_has_more_than_it_subscribed_from_is_not_sent_the_same_ag
     assert stream.applied(9, 50, 0)
     stream.pump(100, entries)
     assert storage.indexes[0] == 51
+
+
+def test_a_state_that_is_being_replaced_is_sent_nothing_until_the_new_one_subscribes() -> None:
+    """Planted bug: entries after the snapshot reach the state before it."""
+    storage = Storage()
+    stream = StorageStream(storage.send)
+    stream.subscribed(9, 10, 0)
+    stream.reset()
+    assert not stream.applied(9, 10, 0)
+    stream.pump(100, entries)
+    assert storage.received == []
+    stream.subscribed(10, 60, 60)
+    stream.pump(100, entries)
+    assert storage.indexes == list(range(61, 101))

@@ -6,6 +6,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from tests.launcher.cli_under_test import parts
 from tests.launcher.conftest import LaunchedCluster
+from tests.launcher.fake_cluster import row
 from vaultdb import config
 from vaultdb.cli import Setting, cli
 from vaultdb.cluster import logfiles, tables, view
@@ -40,6 +42,58 @@ def test_status_without_a_cluster_fails(run: Run) -> None:
     assert "runs on this machine" in shown.stdout
     record = json.loads(run("status", "--json").stdout)
     assert [(node["node"], node["role"]) for node in record["nodes"]] == [(f"node{i}", "down") for i in range(3)]
+
+
+def looked_at(cluster: LaunchedCluster, members: list[dict[str, Any]], *serving: int) -> view.ClusterView:
+    """Node0 leads and knows of `members`; of the configuration only `serving` do."""
+    loaded = config.load(cluster.directory / "config.toml", environment={})
+    told = {"consensus": {"membership": {"members": members}}}
+    nodes = []
+    for i in range(3):
+        answer = {"role": "leader" if i == 0 else "follower", "leader": {"id": "node0"}, "term": 3, **told}
+        nodes.append(view.NodeView(loaded.node(i), answer if i in serving else None, None))
+    return view.ClusterView(nodes)
+
+
+@pytest.mark.parametrize(
+    ("members", "serving", "serves", "serves_fully"),
+    [
+        ([], (0, 1), True, False),
+        ([], (0,), False, False),
+        ([row(i, f"node{i}", 1) for i in range(2)], (0, 1), True, True),
+        ([row(i, f"node{i}", 1) for i in range(5)], (0, 1), True, False),
+        ([row(i, f"node{i}", 1) | {"connected": i < 3} for i in range(5)], (0, 1), False, False),
+        ([*(row(i, f"node{i}", 1) for i in range(3)), row(5, "a", 1, role="learner")], (0, 1), True, False),
+        ([row(0, "node0", 1), row(1, "node1", 1), row(2, "node2", 1, role="learner")], (0, 2), False, False),
+    ],
+)
+def test_a_quorum_is_one_of_the_voters(
+    cluster: LaunchedCluster, members: list[dict[str, Any]], serving: tuple[int, ...], serves: bool, serves_fully: bool
+) -> None:
+    """Promise: `status` counts who has a vote: joined nodes too, removed ones and learners not."""
+    seen = looked_at(cluster, members, *serving)
+    assert (seen.serves, seen.serves_fully) == (serves, serves_fully)
+
+
+def test_a_node_that_joined_may_lead(cluster: LaunchedCluster) -> None:
+    """Promise: the cluster serves although no node of the configuration leads it; without a leader it does not."""
+    loaded = config.load(cluster.directory / "config.toml", environment={})
+    rows = [*(row(i, f"node{i}", 1) for i in range(3)), row(5, "extra", 1)]
+    answer = {"role": "follower", "term": 4, "leader_id": 5, "leader": {"id": "extra"}}
+    answer["consensus"] = {"membership": {"members": rows}}
+    seen = view.ClusterView([view.NodeView(loaded.node(i), answer, None) for i in range(3)])
+    assert (seen.leader_name, seen.serves, seen.serves_fully) == ("extra", True, True)
+    dead = answer | {"leader_id": 1, "leader": {"id": "node1"}}
+    seen = view.ClusterView([view.NodeView(loaded.node(i), dead if i != 1 else None, None) for i in range(3)])
+    assert (seen.leader_name, seen.serves) == (None, False)
+
+
+def test_what_the_others_hold_against_a_node_is_told(cluster: LaunchedCluster) -> None:
+    """Promise: an operator whose node was wiped reads in `status` why nobody listens to it."""
+    loaded = config.load(cluster.directory / "config.toml", environment={})
+    answer = {"role": "follower", "consensus": {"admitted": False, "notice": "its disk is not the one that is known"}}
+    seen = view.ClusterView([view.NodeView(loaded.node(1), answer, None)])
+    assert tables.troubles(seen) == ["node1: its disk is not the one that is known"]
 
 
 def test_stop_without_a_cluster_is_no_error(run: Run) -> None:

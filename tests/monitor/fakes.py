@@ -75,6 +75,18 @@ def status(node_id: int, *, leader_id: int | None = 0, term: int = 3, nodes: int
     } | changes
 
 
+def member(node_id: int, *, role: str = "voter", port: int | None = None) -> dict[str, Any]:
+    """One row of a membership; by default where the collector's tests have the nodes."""
+    ports = {"http_port": port or 21_001 + node_id, "peer_port": 1 + 2 * node_id, "native_port": 2 + 2 * node_id}
+    return {"id": node_id, "name": f"node{node_id}", "host": "127.0.0.1", **ports, "role": role}
+
+
+def with_members(answer: dict[str, Any], *members: dict[str, Any], index: int = 1) -> dict[str, Any]:
+    """A status that tells who belongs to the cluster, from the log entry at `index` on."""
+    membership = {"index": index, "term": 1, "members": list(members)}
+    return answer | {"consensus": answer["consensus"] | {"membership": membership}}
+
+
 def configuration(http_ports: list[int], *, monitor_port: int = 11100, poll_ms: int = 1000) -> Config:
     """Nodes on loopback; only their HTTP ports are ever used."""
     nodes = tuple(

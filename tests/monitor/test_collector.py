@@ -10,7 +10,7 @@ from monitor import limits
 from monitor.collector import Collector, Contact
 from monitor.reading import read_status
 from monitor.report import cluster_summary, report
-from tests.monitor.fakes import configuration, process, status
+from tests.monitor.fakes import configuration, member, process, status, with_members
 from vaultdb.clock import NS_PER_MS
 
 PORTS = [21001, 21002, 21003, 21004, 21005]
@@ -34,6 +34,15 @@ class Script:
         answer = self.answers[node_id]
         assert isinstance(answer, dict)
         self.answers[node_id] = answer | {"api": answer["api"] | changes}
+
+    def tell(self, *members: dict[str, Any], index: int) -> None:
+        """Whoever answers has this membership in its log."""
+        for i, answer in self.answers.items():
+            if isinstance(answer, dict):
+                self.answers[i] = with_members(answer, *members, index=index)
+
+    def names(self) -> list[str]:
+        return [node["name"] for node in self.report()["nodes"]]
 
     def poll(self, rounds: int = 1, *, every_ms: int = 1000) -> list[str]:
         """Rounds of polls; returns the texts of the events that they brought."""
@@ -320,3 +329,116 @@ def test_reports_since_a_version_hold_only_what_is_newer(script: Script) -> None
     numbers = [event["number"] for event in first["events"] + later["events"]]
     assert numbers == list(range(1, len(numbers) + 1))
     assert first["samples"] + later["samples"] == script.report()["samples"]
+
+
+FIVE = [member(i) for i in range(5)]
+
+
+def test_a_node_that_joins_is_watched(script: Script) -> None:
+    """Guards: who joined is on the page without a word in the configuration, as a learner, then as a voter."""
+    script.tell(*FIVE, index=1)
+    script.poll(2)
+    script.tell(*FIVE, member(5, role="learner"), index=9)
+    assert script.poll() == ["node5 joined as a learner"]
+    assert [view.address.http_port for view in script.collector.nodes][-1] == 21_006
+    script.answers[5] = with_members(status(5), *FIVE, member(5, role="learner"), index=9)
+    assert script.poll() == []
+    assert script.report()["nodes"][5]["status"]["role"] == "learner"
+    assert (script.summary()["nodes_total"], script.summary()["quorum"]) == (6, 3)
+    script.tell(*FIVE, member(5), index=12)
+    assert script.poll() == ["node5 is a voter now"]
+    assert script.report()["nodes"][5]["status"]["role"] == "follower"
+    assert script.summary()["quorum"] == 4
+
+
+def test_a_node_that_was_removed_is_gone(script: Script) -> None:
+    """Guards: neither its silence nor its late answer nor its own old word matter any more."""
+    script.tell(*FIVE, index=1)
+    script.poll()
+    old = script.answers[4]
+    script.tell(*FIVE[:4], index=20)
+    script.answers[4] = old
+    assert script.poll() == ["node4 was removed from the cluster"]
+    assert script.names() == ["node0", "node1", "node2", "node3"]
+    assert script.poll(3) == []
+    script.answers[4] = "refused"
+    assert script.poll(3) == []
+    assert (script.summary()["condition"], script.summary()["quorum"]) == ("serving", 3)
+
+
+def test_the_membership_at_the_start_is_no_event(script: Script) -> None:
+    """Guards: a monitor that starts late does not tell of what happened before."""
+    script.tell(*FIVE[:3], member(7), index=40)
+    assert script.poll() == ["node0 leads in term 3"]
+    assert script.names() == ["node0", "node1", "node2", "node7"]
+
+
+def test_an_older_membership_changes_nothing(script: Script) -> None:
+    """Guards: a follower that lags, or a removed node that is asked once more, does not bring old members back."""
+    script.tell(*FIVE, member(5), index=9)
+    script.poll()
+    script.answers[3] = with_members(status(3), *FIVE, index=1)
+    assert script.poll() == []
+    script.answers[0] = "refused"
+    script.answers = {i: answer if i == 3 else "refused" for i, answer in script.answers.items()}
+    script.poll(2)
+    assert script.names()[-1] == "node5"
+
+
+def test_a_change_that_was_taken_back_is_taken_back(script: Script) -> None:
+    """Guards: a membership counts from its place in the log on, and goes with it when a new leader has another one."""
+    script.tell(*FIVE, index=1)
+    script.poll()
+    script.tell(*FIVE, member(5), index=9)
+    script.poll()
+    script.tell(*FIVE, index=1)
+    script.elect(1, 4)
+    for i in range(5):
+        script.answers[i] = with_members(status(i, leader_id=1, term=4), *FIVE, index=1)
+    assert "node5 was removed from the cluster" in script.poll()
+    assert len(script.names()) == 5
+
+
+def test_a_joined_node_may_lead(script: Script) -> None:
+    """Guards: the leader is found among the nodes that joined."""
+    script.tell(*FIVE, member(5), index=9)
+    script.poll()
+    script.answers[5] = with_members(status(5, leader_id=5, term=4), *FIVE, member(5), index=9)
+    script.elect(5, 4)
+    script.tell(*FIVE, member(5), index=9)
+    assert "node0 → node5 leads now, term 3 → 4" in script.poll()
+    assert script.summary()["leader"] == "node5"
+
+
+def test_learners_make_no_quorum(script: Script) -> None:
+    """Guards: three voters of five are gone; two learners more do not change that. Planted bug: counting them."""
+    learners = [member(i, role="learner") for i in (5, 6)]
+    for i in (5, 6):
+        script.answers[i] = status(i)
+    script.tell(*FIVE, *learners, index=9)
+    script.poll(2)
+    lonely = script.answers[0]
+    assert isinstance(lonely, dict)
+    reached = [{"id": peer, "connected": peer in (1, 5, 6)} for peer in range(1, 7)]
+    script.answers[0] = lonely | {"consensus": lonely["consensus"] | {"peers": reached}}
+    for i in (2, 3, 4):
+        script.answers[i] = "refused"
+    script.poll()
+    assert script.summary()["condition"] == "no_quorum"
+
+
+def test_columns_follow_the_nodes(script: Script) -> None:
+    """Guards: after a removal no line of a chart goes on with another node's values, and readers get all anew."""
+    script.tell(*FIVE, index=1)
+    script.poll(2)
+    script.api(3, writes_total=5000 + 70)
+    script.poll()
+    before = script.report()
+    assert before["samples"][-1][1] == [0.0, 0.0, 0.0, 70.0, 0.0]
+    script.tell(FIVE[0], *FIVE[2:], member(5), index=9)
+    script.poll()
+    after = script.report(before["version"])
+    assert after["full"]
+    assert [node["name"] for node in after["nodes"]] == ["node0", "node2", "node3", "node4", "node5"]
+    assert after["samples"][2][1] == [0.0, 0.0, 70.0, 0.0, None]
+    assert not script.report(after["version"])["full"]

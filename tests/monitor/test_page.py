@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.monitor.browser import WatchedPage
-from tests.monitor.fakes import FakeCluster
+from tests.monitor.fakes import FakeCluster, FakeNode, member, status, with_members
 from tests.monitor.process import MonitorProcess
 
 CHANGE_SHOWN_WITHIN_MS = 3000
@@ -122,3 +122,35 @@ def test_page_polls_where_no_stream_gets_through(
         watched_page.wait_for_text("#link-text", "live, by polling", within_ms=8000)
         cluster.elect(1, 8)
         watched_page.wait_for_text("#headline-detail", "Leader node1 · term 8", within_ms=CHANGE_SHOWN_WITHIN_MS)
+
+
+@pytest.mark.system
+def test_page_follows_the_members(cluster: FakeCluster, free_port: int, watched_page: WatchedPage) -> None:
+    """Guards: a node that joins appears as a learner with its own line, a removed one goes, without a reload."""
+    joined = FakeNode(status(5))
+    members = [member(i, port=node.port) for i, node in enumerate(cluster.nodes)]
+    try:
+        with MonitorProcess(cluster.http_ports, free_port, poll_ms=250) as monitor:
+            page = watched_page.page
+            page.goto(monitor.url)
+            watched_page.wait_for_text("#headline-text", "Serving", within_ms=5000)
+            for now, index in ((members, 1), ([*members, member(5, role="learner", port=joined.port)], 9)):
+                for node in (*cluster.nodes, joined):
+                    node.status = with_members(node.status, *now, index=index)
+            watched_page.wait_for_text("#nodes", "node5", within_ms=CHANGE_SHOWN_WITHIN_MS)
+            page.wait_for_function(
+                """() => document.querySelector('[data-node="node5"] .badge')?.innerText === "learner" """,
+                timeout=CHANGE_SHOWN_WITHIN_MS,
+            )
+            watched_page.wait_for_text("#headline-detail", "6 of 6 nodes up · quorum 3", within_ms=5000)
+            for node in (*cluster.nodes, joined):
+                node.status = with_members(node.status, *members[:1], *members[2:], index=12)
+            watched_page.wait_for_text("#headline-detail", "4 of 4 nodes up", within_ms=CHANGE_SHOWN_WITHIN_MS)
+            watched_page.wait_for_text("#events", "node1 was removed from the cluster", within_ms=5000)
+            names = page.locator("#nodes .node-name").all_inner_texts()
+            assert names == ["node0", "node2", "node3", "node4"]
+            assert "hue-1" in (page.locator('[data-node="node2"] .node-name').get_attribute("class") or "")
+            assert page.locator("#chart-writes .legend li").count() == 5
+            assert watched_page.errors == []
+    finally:
+        joined.stop()

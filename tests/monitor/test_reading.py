@@ -12,7 +12,7 @@ import pytest
 
 from monitor import limits
 from monitor.reading import exit_in_words, read_status
-from tests.monitor.fakes import process, status
+from tests.monitor.fakes import member, process, status, with_members
 
 ODD: list[Any] = [
     None,
@@ -47,16 +47,16 @@ def test_a_healthy_answer_is_read_in_full() -> None:
     assert (read.node, read.role, read.term, read.leads, read.leader_id) == ("node2", "leader", 7, True, 2)
     assert (read.commit_index, read.applied_index, read.revision) == (1200, 1200, 1100)
     assert (read.api_incarnation, read.writes_total, read.reads_total) == (7002, 5000, 9000)
-    assert (read.peers_connected, read.consensus_serves, read.cache_hits) == (4, True, 975)
+    assert (read.peers_connected, read.consensus_serves, read.cache_hits) == ((0, 1, 3, 4), True, 975)
     storage = read.processes[1]
     assert (storage.name, storage.pid, storage.memory_bytes, storage.restarts) == ("storage", 4022, 6_200_000, 0)
 
 
 def test_no_field_of_any_type_breaks_the_reading() -> None:
     """Guards: a null or odd field anywhere becomes None and never an exception; what is read is finite JSON."""
-    for path in places(status(1)):
+    for path in places(with_members(status(1), member(1), member(5, role="learner"))):
         for odd in ODD:
-            answer = status(1)
+            answer = with_members(status(1), member(1), member(5, role="learner"))
             target: Any = answer
             for key in path[:-1]:
                 target = target[key]
@@ -72,6 +72,21 @@ def test_what_is_no_status_is_refused(answer: object) -> None:
     """Guards: another server on a node's port is not taken for a healthy node."""
     with pytest.raises(ValueError, match="not a node's status"):
         read_status(answer)
+
+
+def test_a_membership_is_read_whole_or_not_at_all() -> None:
+    """Guards: a member of which one field makes no sense does not vanish: the membership is not believed."""
+    read = read_status(with_members(status(1), member(0), member(5, role="learner"), index=7)).membership
+    assert read is not None
+    assert (read.index, [(one.address.id, one.role, one.votes) for one in read.members]) == (
+        7,
+        [(0, "voter", True), (5, "learner", False)],
+    )
+    for odd in ({"host": None}, {"host": "a b"}, {"http_port": 0}, {"id": -1}, {"name": ""}):
+        assert read_status(with_members(status(1), member(0), member(1) | odd)).membership is None, odd
+    for count, known in ((limits.MEMBERS_MAX, True), (limits.MEMBERS_MAX + 1, False), (0, False)):
+        answer = with_members(status(1), *(member(i) for i in range(count)))
+        assert (read_status(answer).membership is not None) == known
 
 
 def test_parts_that_are_null_are_told_apart_from_parts_that_serve() -> None:

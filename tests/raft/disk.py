@@ -6,8 +6,9 @@ import random
 from collections import deque
 from dataclasses import dataclass, field
 
-from vaultdb.raft.messages import Entry, Message
-from vaultdb.raft.state import FRESH, HardState, Ready, RestoredState
+from vaultdb.raft.membership import NOBODY_YET, Membership, decode
+from vaultdb.raft.messages import NOBODY, Entry, EntryKind, Message
+from vaultdb.raft.state import HardState, Ready, RestoredState, Snapshot
 
 
 @dataclass
@@ -17,15 +18,17 @@ class Write:
     entries: list[Entry]
     then: list[Message]
     """May leave when this write is durable."""
+    snapshot: Snapshot | None = None
 
 
 @dataclass
 class SimulatedDisk:
     """Holds the durable log and hard state; it is the core's LogReader. It refuses to serve what is not durable."""
 
-    hard_state: HardState = FRESH.hard_state
+    hard_state: HardState = field(default_factory=lambda: HardState(0, NOBODY, 0))
     base_index: int = 0
     base_term: int = 0
+    base_membership: Membership = NOBODY_YET
     durable: list[Entry] = field(default_factory=list)
     pending: deque[Write] = field(default_factory=deque)
 
@@ -35,17 +38,29 @@ class SimulatedDisk:
 
     def restored(self) -> RestoredState:
         last_term = self.term(self.last_index)
-        return RestoredState(self.hard_state, self.base_index, self.base_term, self.last_index, last_term)
+        return RestoredState(
+            self.hard_state, self.base_index, self.base_term, self.last_index, last_term, self.memberships
+        )
+
+    @property
+    def memberships(self) -> tuple[tuple[int, Membership], ...]:
+        held = [(entry.index, decode(entry.payload)) for entry in self.durable if entry.kind == EntryKind.MEMBERSHIP]
+        return (self.base_index, self.base_membership), *held
 
     def submit(self, ready: Ready) -> None:
         assert ready.hard_state is not None, "a write without its hard state"
-        self.pending.append(Write(ready.number, ready.hard_state, list(ready.entries), ready.messages_after_sync))
+        self.pending.append(
+            Write(ready.number, ready.hard_state, list(ready.entries), ready.messages_after_sync, ready.snapshot)
+        )
 
     def complete_one(self) -> Write:
         """The oldest write becomes durable."""
         write = self.pending.popleft()
         if write.hard_state is not None:
             self.hard_state = write.hard_state
+        if write.snapshot is not None:
+            self.base_index, self.base_term, self.base_membership = write.snapshot
+            self.durable.clear()
         if write.entries:
             first = write.entries[0].index
             assert self.base_index < first <= self.last_index + 1, f"a gap: {first} written after {self.last_index}"
@@ -63,6 +78,7 @@ class SimulatedDisk:
         assert index <= self.last_index
         if index > self.base_index:
             self.base_term = self.term(index)
+            self.base_membership = [held for at, held in self.memberships if at <= index][-1]
             del self.durable[: index - self.base_index]
             self.base_index = index
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from vaultdb.raft.membership import Membership, decode
 from vaultdb.raft.messages import (
     NOBODY,
     Append,
@@ -12,10 +13,12 @@ from vaultdb.raft.messages import (
     EntryKind,
     Heartbeat,
     HeartbeatResponse,
+    InstallSnapshot,
     Message,
     NodeId,
     ReadIndex,
     ReadIndexResponse,
+    TimeoutNow,
     VoteRequest,
     VoteResponse,
 )
@@ -28,17 +31,32 @@ def name(node: NodeId) -> str:
 
 def entries_text(entries: Iterable[Entry]) -> str:
     """`5/2 x`: index 5, term 2, payload x."""
-    return ", ".join(
-        f"{entry.index}/{entry.term} {'noop' if entry.kind == EntryKind.NOOP else entry.payload.decode()}"
-        for entry in entries
-    )
+    return ", ".join(f"{entry.index}/{entry.term} {payload_text(entry)}" for entry in entries)
+
+
+def payload_text(entry: Entry) -> str:
+    if entry.kind == EntryKind.NOOP:
+        return "noop"
+    if entry.kind == EntryKind.MEMBERSHIP:
+        return membership_text(decode(entry.payload))
+    return entry.payload.decode(errors="replace")
+
+
+def membership_text(membership: Membership) -> str:
+    """`voters 0 1 2 ← 0 1, learners 3`: joint, on the way from 0 1 to 0 1 2."""
+    voters = " ".join(map(str, membership.voters)) or "nobody"
+    outgoing = f" ← {' '.join(map(str, membership.outgoing))}" if membership.outgoing else ""
+    learners = f", learners {' '.join(map(str, membership.learners))}" if membership.learners else ""
+    demoted = f", then learners {' '.join(map(str, membership.learners_next))}" if membership.learners_next else ""
+    return f"voters {voters}{outgoing}{learners}{demoted}"
 
 
 def message_text(message: Message) -> str:
     head = f"{name(message.src)} → {name(message.dst)}  term {message.term}  "
     match message:
-        case VoteRequest(pre=pre, last_index=last_index, last_term=last_term):
-            return head + f"{'pre-vote' if pre else 'vote'}? last {last_index}/{last_term}"
+        case VoteRequest(pre=pre, last_index=last_index, last_term=last_term, transfer=transfer):
+            handed_over = " handed over" if transfer else ""
+            return head + f"{'pre-vote' if pre else 'vote'}? last {last_index}/{last_term}{handed_over}"
         case VoteResponse(pre=pre, granted=granted):
             return head + f"{'pre-vote' if pre else 'vote'} {'granted' if granted else 'refused'}"
         case Append():
@@ -51,13 +69,23 @@ def message_text(message: Message) -> str:
         case AppendResponse():
             return head + f"refused after {message.index}, hint {message.hint_index}/{message.hint_term}"
         case Heartbeat():
-            return head + f"heartbeat commit {message.commit}" + (f" round {message.round}" if message.round else "")
+            return head + f"heartbeat commit {message.commit}" + _round_and_lease(message)
         case HeartbeatResponse():
-            return head + "heartbeat heard" + (f" round {message.round}" if message.round else "")
+            return head + "heartbeat heard" + _round_and_lease(message)
         case ReadIndex():
             return head + f"read index? context {message.context}"
         case ReadIndexResponse():
             return head + f"read index {message.index} context {message.context}"
+        case TimeoutNow():
+            return head + f"stand now, your log reaching {message.index}"
+        case InstallSnapshot():
+            held = membership_text(decode(message.membership))
+            return head + f"snapshot of {message.index}/{message.index_term} ({held})"
+
+
+def _round_and_lease(message: Heartbeat | HeartbeatResponse) -> str:
+    running = f" round {message.round}" if message.round else ""
+    return running + (f" lease {message.lease_us}" if message.lease_us else "")
 
 
 def ready_lines(node: NodeId, ready: Ready) -> list[str]:
@@ -70,6 +98,8 @@ def ready_lines(node: NodeId, ready: Ready) -> list[str]:
         parts = []
         if ready.hard_state is not None:
             parts.append(f"term {ready.hard_state.term} vote {name(ready.hard_state.vote)}")
+        if ready.snapshot is not None:
+            parts.append(f"snapshot of {ready.snapshot.index}/{ready.snapshot.term}")
         if ready.entries:
             parts.append(f"[{entries_text(ready.entries)}]")
         lines.append(f"{name(node)} writes {' '.join(parts)}")

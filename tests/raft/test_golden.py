@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.raft.cluster import Cluster
+from vaultdb.raft.membership import Change, ChangeKind
 from vaultdb.raft.messages import Append
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -86,7 +88,102 @@ def follower_read() -> Cluster:
     return cluster
 
 
-SCENARIOS: tuple[Callable[[], Cluster], ...] = (election, conflict, leader_crash, rejoin, follower_read)
+def led(size: int = 3, **settings: Any) -> Cluster:
+    """n0 leads, and has written x; how it came to that is not shown."""
+    cluster = Cluster(size, **settings)
+    cluster.elect(0)
+    cluster.propose(0, b"x")
+    cluster.settle()
+    cluster.trace[:] = ["-- n0 leads, all logs are equal"]
+    return cluster
+
+
+def learner_promoted() -> Cluster:
+    """A node that knows of no group becomes a learner, catches up, and becomes a voter."""
+    cluster = led(1, nodes=2)
+    cluster.change(0, Change(ChangeKind.LEARNER, 1))
+    cluster.settle()
+    cluster.change(0, Change(ChangeKind.VOTER, 1))
+    cluster.settle()
+    return cluster
+
+
+def joint_change() -> Cluster:
+    """A learner takes the place of a voter by way of a joint membership, which is left as soon as it is committed."""
+    cluster = led(2, nodes=3)
+    cluster.change(0, Change(ChangeKind.LEARNER, 2))
+    cluster.settle()
+    cluster.trace[:] = ["-- n0 leads, all logs are equal, n2 is a learner"]
+    cluster.change(0, Change(ChangeKind.VOTER, 2), Change(ChangeKind.REMOVE, 1))
+    cluster.settle()
+    return cluster
+
+
+def leader_removed() -> Cluster:
+    """The leader removes itself: it commits that without its own vote, and hands over."""
+    cluster = led()
+    cluster.change(0, Change(ChangeKind.REMOVE, 0))
+    cluster.settle()
+    return cluster
+
+
+def transfer() -> Cluster:
+    """Leadership goes to a node that lacks an entry: it catches up, and stands without a pre-vote."""
+    cluster = led()
+    cluster.cut = {(0, 2)}
+    cluster.propose(0, b"y")
+    cluster.settle()
+    cluster.mend()
+    cluster.transfer(0, 2)
+    cluster[0].peer_unreachable(2)
+    cluster.settle()
+    return cluster
+
+
+def snapshot() -> Cluster:
+    """A follower needs what was cut off the leader's log: a snapshot, and the entries after it."""
+    cluster = led()
+    cluster.isolate(2)
+    cluster.propose(0, b"y", b"z")
+    cluster.settle()
+    cluster.cut_log(0, 3)
+    cluster.mend()
+    cluster[0].peer_unreachable(2)
+    cluster.settle()
+    cluster.send_snapshot(0, 2, 3)
+    cluster.settle()
+    return cluster
+
+
+def lease_read() -> Cluster:
+    """The first read takes a round, which asks for promises too; while they last, reads need no round."""
+    cluster = led(tick_us=1000, lease_us=7000)
+    cluster.read(0, 1)
+    cluster.settle()
+    cluster.read(0, 2)
+    cluster.read(2, 3)
+    cluster.settle()
+    cluster.note("-- 8 ticks later the promises have run out; what n0 sent meanwhile was lost")
+    cluster.tick(0, count=8)
+    cluster.wire.clear()
+    cluster.read(0, 4)
+    cluster.settle()
+    return cluster
+
+
+SCENARIOS: tuple[Callable[[], Cluster], ...] = (
+    election,
+    conflict,
+    leader_crash,
+    rejoin,
+    follower_read,
+    learner_promoted,
+    joint_change,
+    leader_removed,
+    transfer,
+    snapshot,
+    lease_read,
+)
 
 
 def rendered(scenario: Callable[[], Cluster]) -> str:

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from tests.raft.disk import SimulatedDisk, Write
 from vaultdb.errors import BrokenInvariant, CorruptData
 from vaultdb.raft.log import RaftLog
+from vaultdb.raft.membership import Membership, encode
 from vaultdb.raft.messages import Entry, EntryKind
-from vaultdb.raft.state import FRESH, HardState, RestoredState
+from vaultdb.raft.state import HardState, RestoredState, Snapshot, fresh
 
 MEMORY_BYTES = 1 << 20
 
@@ -21,7 +22,7 @@ def entries(first: int, *terms: int, payload: bytes = b"0123456789") -> list[Ent
 
 def log_with(*terms: int, disk: SimulatedDisk | None = None, memory_bytes: int = MEMORY_BYTES) -> RaftLog:
     """A log that was written in this life, nothing of it durable."""
-    log = RaftLog(FRESH, disk or SimulatedDisk(), memory_bytes)
+    log = RaftLog(fresh((0,)), disk or SimulatedDisk(), memory_bytes)
     log.append(entries(1, *terms))
     return log
 
@@ -178,7 +179,7 @@ class TestMemory:
     def test_a_slice_is_the_longest_prefix_within_the_limit(
         self, sizes: list[int], low: int, high: int, limit: int
     ) -> None:
-        log = RaftLog(FRESH, SimulatedDisk(), MEMORY_BYTES)
+        log = RaftLog(fresh((0,)), SimulatedDisk(), MEMORY_BYTES)
         log.append([Entry(1, index, 1, b"x" * size) for index, size in enumerate(sizes, 1)])
         high = min(high, len(sizes))
         found, size = log.slice(low, high, limit)
@@ -229,6 +230,103 @@ class TestCut:
             log.compact(1)
 
 
+def changed(term: int, index: int, voters: tuple[int, ...]) -> Entry:
+    return Entry(term, index, EntryKind.MEMBERSHIP, encode(Membership(voters)))
+
+
+class TestMembership:
+    """In force from the append on, and back with the log."""
+
+    @staticmethod
+    def log() -> RaftLog:
+        """0 at first, 0 1 from index 3, 0 1 2 from index 5."""
+        log = log_with(1, 1)
+        log.append([changed(1, 3, (0, 1)), *entries(4, 1), changed(2, 5, (0, 1, 2)), *entries(6, 2)])
+        return log
+
+    def test_the_newest_counts(self) -> None:
+        log = self.log()
+        assert (log.membership.voters, log.membership_index) == ((0, 1, 2), 5)
+        found = [log.membership_at(index).voters for index in range(7)]
+        assert found == [(0,)] * 3 + [(0, 1)] * 2 + [(0, 1, 2)] * 2
+
+    @pytest.mark.parametrize(
+        ("last", "voters", "index"), [(5, (0, 1, 2), 5), (4, (0, 1), 3), (3, (0, 1), 3), (2, (0,), 0), (0, (0,), 0)]
+    )
+    def test_truncation_takes_it_back(self, last: int, voters: tuple[int, ...], index: int) -> None:
+        log = self.log()
+        log.merge(entries(last + 1, 9))
+        assert (log.membership.voters, log.membership_index) == (voters, index)
+
+    def test_another_takes_its_place(self) -> None:
+        log = self.log()
+        log.merge([changed(9, 3, (7,))])
+        assert (log.membership.voters, log.membership_index) == ((7,), 3)
+
+    @pytest.mark.parametrize(("cut", "index"), [(1, 0), (2, 0), (3, 3), (4, 3), (5, 5), (6, 5)])
+    def test_a_cut_keeps_the_one_in_force_there(self, cut: int, index: int) -> None:
+        log, disk = self.log(), SimulatedDisk()
+        wanted = log.membership_at(cut)
+        write(log, disk, 1)
+        log.commit_to(6)
+        log.applied_to(6)
+        log.compact(cut)
+        assert (log.membership_at(cut), log.membership.voters) == (wanted, (0, 1, 2))
+        assert log._memberships[0][0] == index
+
+    def test_what_is_no_membership_is_not_believed(self) -> None:
+        with pytest.raises(CorruptData):
+            log_with(1).append([Entry(1, 2, EntryKind.MEMBERSHIP, b"x")])
+
+
+class TestRestore:
+    """The log begins anew after a snapshot."""
+
+    SNAPSHOT = Snapshot(9, 3, Membership((4, 5)))
+
+    def test_nothing_that_was_held_stays(self) -> None:
+        log, disk = restored(1, 1, 2, 2, commit=1)
+        log.append(entries(5, 2, 2))
+        log.restore(self.SNAPSHOT)
+        assert (log.base_index, log.commit_index, log.last_index, log.last_term) == (9, 9, 9, 3)
+        assert (log.membership, log.membership_index) == (Membership((4, 5)), 9)
+        assert (log.memory_bytes, log.uncommitted_bytes, log.take_unwritten()) == (0, 0, [])
+        assert (log.term(9), log.matches(9, 3), log.matches(10, 3)) == (3, True, False)
+        log.append(entries(10, 3))
+        assert (terms(log), log.memory_bytes) == ([3], 10)
+        assert disk.last_index == 4
+
+    def test_it_is_handed_out_once_and_before_entries(self) -> None:
+        log = log_with(1, 1)
+        log.restore(self.SNAPSHOT)
+        assert log.has_unwritten
+        assert (log.take_snapshot(), log.take_snapshot()) == (self.SNAPSHOT, None)
+        assert not log.has_unwritten
+
+    def test_writes_under_way_vouch_for_nothing_of_it(self) -> None:
+        log = log_with(*[1] * 12)
+        log.take_unwritten()
+        log.written(1)
+        log.restore(self.SNAPSHOT)
+        log.persisted(1)
+        assert (log.stable_index, log.durable_commit_index) == (0, 0)
+        log.take_snapshot()
+        log.written(2)
+        log.append(entries(10, 3))
+        log.take_unwritten()
+        log.written(3)
+        log.persisted(2)
+        assert (log.stable_index, log.durable_commit_index) == (9, 9)
+        log.persisted(3)
+        assert (log.stable_index, log.durable_commit_index) == (10, 9)
+
+    def test_what_is_committed_is_never_replaced(self) -> None:
+        log = log_with(1, 1)
+        log.commit_to(2)
+        with pytest.raises(BrokenInvariant, match="a snapshot of 2 over a commit index of 2"):
+            log.restore(Snapshot(2, 1, Membership((0,))))
+
+
 class TestSearch:
     @pytest.mark.parametrize(
         ("term", "low", "high", "index"),
@@ -250,9 +348,9 @@ class TestSearch:
 @pytest.mark.parametrize(
     "state",
     [
-        RestoredState(HardState(1, -1, 4), 0, 0, 3, 1),
-        RestoredState(HardState(1, -1, 0), 5, 1, 3, 1),
-        RestoredState(HardState(1, -1, 0), 0, 0, 3, 2),
+        RestoredState(HardState(1, -1, 4), 0, 0, 3, 1, ((0, Membership((0,))),)),
+        RestoredState(HardState(1, -1, 0), 5, 1, 3, 1, ((0, Membership((0,))),)),
+        RestoredState(HardState(1, -1, 0), 0, 0, 3, 2, ((0, Membership((0,))),)),
     ],
     ids=["commit beyond the end", "cut beyond the end", "term beyond the hard state"],
 )

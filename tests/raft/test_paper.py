@@ -1,4 +1,9 @@
-"""The rules of the Raft paper (Ongaro, Ousterhout 2014, extended version) and of the thesis, one test each."""
+"""The rules of the Raft paper (Ongaro, Ousterhout 2014, extended version) and of the thesis, one test each.
+
+Here: terms, elections, replication, durability, CheckQuorum, PreVote, ReadIndex. Elsewhere: membership (paper §6,
+thesis §4) in test_membership and test_changes, snapshots (paper §7) in test_snapshots, transfer (thesis §3.10) in
+test_transfer, leases (thesis §6.4.1) in test_leases.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +27,7 @@ from vaultdb.raft.messages import (
     VoteResponse,
 )
 from vaultdb.raft.node import RaftNode
-from vaultdb.raft.progress import ProgressState
-from vaultdb.raft.state import FRESH, RaftConfig, Role
+from vaultdb.raft.state import HardState, RaftConfig, Role, fresh
 
 FIGURE_7 = {
     "leader": [1, 1, 1, 4, 4, 5, 5, 6, 6, 6],
@@ -56,13 +60,13 @@ class TestTerms:
 
     def test_a_stale_term_is_rejected_and_told_the_current_one(self) -> None:
         cluster = Cluster(term=5, logs=[[], [], []])
-        for message in (Append(1, 0, 4, 0, 0, 0, [entry(4, 1)]), Heartbeat(1, 0, 4, 0, 0)):
+        for message in (Append(1, 0, 4, 0, 0, 0, [entry(4, 1)]), Heartbeat(1, 0, 4, 0, 0, 0)):
             cluster[0].step(message)
-        cluster[0].step(VoteRequest(2, 0, 4, 9, 4, pre=False))
+        cluster[0].step(VoteRequest(2, 0, 4, 9, 4, pre=False, transfer=False))
         cluster.obey(0)
         assert cluster.wire == [
             AppendResponse(0, 1, 5, accepted=False, index=0, hint_index=0, hint_term=0),
-            HeartbeatResponse(0, 1, 5, 0),
+            HeartbeatResponse(0, 1, 5, 0, 0),
             VoteResponse(0, 2, 5, granted=False, pre=False),
         ]
         assert cluster[0].last_index == 0
@@ -70,7 +74,7 @@ class TestTerms:
     def test_a_stale_leader_steps_down_when_told(self) -> None:
         cluster = Cluster()
         cluster.elect(0)
-        cluster[0].step(HeartbeatResponse(1, 0, 4, 0))
+        cluster[0].step(HeartbeatResponse(1, 0, 4, 0, 0))
         assert (cluster[0].role, cluster[0].term, cluster[0].leader) == (Role.FOLLOWER, 4, NOBODY)
 
 
@@ -89,7 +93,7 @@ class TestElection:
         assert cluster.members[0].disk.hard_state.vote == 0
         assert {message.dst for message in cluster.wire if isinstance(message, VoteRequest)} == {1, 2}
 
-    @pytest.mark.parametrize("message", [Heartbeat(1, 0, 1, 0, 0), Append(1, 0, 1, 0, 0, 0, [])])
+    @pytest.mark.parametrize("message", [Heartbeat(1, 0, 1, 0, 0, 0), Append(1, 0, 1, 0, 0, 0, [])])
     def test_a_follower_that_hears_its_leader_does_not_stand(self, message: Heartbeat | Append) -> None:
         cluster = Cluster()
         for _ in range(50):
@@ -117,13 +121,13 @@ class TestElection:
     def test_a_candidate_concedes_to_the_leader_of_its_term(self) -> None:
         cluster = Cluster(pre_vote=False)
         cluster.tick(0, count=20)
-        cluster[0].step(Heartbeat(2, 0, 1, 0, 0))
+        cluster[0].step(Heartbeat(2, 0, 1, 0, 0, 0))
         assert (cluster[0].role, cluster[0].leader, cluster[0].term) == (Role.FOLLOWER, 2, 1)
 
     def test_one_vote_per_term_first_come_first_served(self) -> None:
         cluster = Cluster()
         for candidate in (1, 2, 1):
-            cluster[0].step(VoteRequest(candidate, 0, 1, 0, 0, pre=False))
+            cluster[0].step(VoteRequest(candidate, 0, 1, 0, 0, pre=False, transfer=False))
         cluster.obey(0)
         granted = {(message.dst, message.granted) for message in cluster.wire if isinstance(message, VoteResponse)}
         assert granted == {(1, True), (2, False)}
@@ -167,7 +171,7 @@ class TestElectionRestriction:
         self, last_index: int, last_term: int, granted: bool, pre: bool
     ) -> None:
         cluster = Cluster(logs=[[1, 1, 2], [], []])
-        cluster[0].step(VoteRequest(1, 0, 7, last_index, last_term, pre))
+        cluster[0].step(VoteRequest(1, 0, 7, last_index, last_term, pre, transfer=False))
         cluster.obey(0)
         (answer,) = cluster.wire
         assert isinstance(answer, VoteResponse)
@@ -346,8 +350,8 @@ class TestPreVote:
             cluster.tick(0)
             cluster.settle()
         assert cluster[0].role is Role.PRE_CANDIDATE
-        assert (cluster[0].term, cluster.members[0].disk.hard_state) == (0, FRESH.hard_state)
-        cluster[1].step(VoteRequest(0, 1, 1, 0, 0, pre=True))
+        assert (cluster[0].term, cluster.members[0].disk.hard_state) == (0, HardState(0, NOBODY, 0))
+        cluster[1].step(VoteRequest(0, 1, 1, 0, 0, pre=True, transfer=False))
         ready = cluster[1].ready()
         assert ready.messages_now == [VoteResponse(1, 0, 1, granted=True, pre=True)]
         assert not ready.must_sync
@@ -355,11 +359,11 @@ class TestPreVote:
     @pytest.mark.parametrize("silence_ticks", [0, 9, 10])
     def test_who_hears_a_leader_refuses(self, silence_ticks: int) -> None:
         cluster = Cluster(election_ticks_max=40, seed=3)
-        cluster[0].step(Heartbeat(2, 0, 1, 0, 0))
+        cluster[0].step(Heartbeat(2, 0, 1, 0, 0, 0))
         cluster.tick(0, count=silence_ticks)
         assert cluster[0].role is Role.FOLLOWER
         cluster.wire.clear()
-        cluster[0].step(VoteRequest(1, 0, 2, 5, 5, pre=True))
+        cluster[0].step(VoteRequest(1, 0, 2, 5, 5, pre=True, transfer=False))
         cluster.obey(0)
         answer = cluster.wire[-1]
         assert isinstance(answer, VoteResponse)
@@ -370,7 +374,7 @@ class TestPreVote:
         cluster = Cluster()
         cluster.elect(0)
         for node in (0, 1):
-            cluster[node].step(VoteRequest(2, node, 9, 9, 9, pre=False))
+            cluster[node].step(VoteRequest(2, node, 9, 9, 9, pre=False, transfer=False))
             assert (cluster[node].term, cluster[node].leader) == (1, 0)
 
     def test_a_broken_connection_to_the_leader_hurries_the_election(self) -> None:
@@ -389,10 +393,10 @@ class TestPreVote:
         cluster = Cluster()
         cluster.elect(0)
         cluster[1].leader_unreachable()
-        cluster[1].step(Heartbeat(0, 1, 1, 0, 0))
+        cluster[1].step(Heartbeat(0, 1, 1, 0, 0, 0))
         cluster.tick(1, count=9)
         assert cluster[1].role is Role.FOLLOWER
-        cluster[1].step(VoteRequest(2, 1, 2, 9, 9, pre=True))
+        cluster[1].step(VoteRequest(2, 1, 2, 9, 9, pre=True, transfer=False))
         assert cluster[1].ticks_until_due() >= 1
         assert cluster[1].leader == 0
 
@@ -518,47 +522,6 @@ class TestClients:
         assert cluster[1].entries(5, 8) == []
 
 
-class TestFollowerCut:
-    """Until snapshots are sent, a follower that needs what was cut is left behind, visibly, and harms nobody."""
-
-    def test_a_follower_behind_the_cut_is_shown_and_probed_once_per_heartbeat(self) -> None:
-        cluster = Cluster()
-        cluster.elect(0)
-        cluster.isolate(2)
-        cluster.propose(0, b"a", b"b")
-        cluster.settle()
-        cluster.members[0].disk.cut(3)
-        cluster[0].applied(3)
-        cluster[0].compact(3)
-        cluster.mend()
-        cluster.trace.clear()
-        for _ in range(4):
-            cluster.heartbeat(0)
-        progress = cluster[0].progress[2]
-        assert (progress.behind, progress.state) == (True, ProgressState.PROBE)
-        assert sum("refused" in line for line in cluster.trace) <= 6
-        assert cluster[0].role is Role.LEADER
-        cluster.propose(0, b"c")
-        cluster.settle()
-        assert cluster[1].commit_index == 4
-
-    def test_a_follower_that_holds_the_cut_part_goes_on(self) -> None:
-        cluster = Cluster()
-        cluster.elect(0)
-        cluster.propose(0, b"a", b"b")
-        cluster.settle()
-        cluster[0].applied(3)
-        cluster.members[0].disk.cut(3)
-        cluster[0].compact(3)
-        cluster.isolate(2)
-        cluster[0].peer_unreachable(2)
-        cluster.mend()
-        cluster.propose(0, b"c")
-        cluster.heartbeat(0)
-        assert not cluster[0].progress[2].behind
-        assert cluster[2].commit_index == 4
-
-
 class TestTicks:
     @pytest.mark.parametrize("role", [Role.FOLLOWER, Role.LEADER])
     def test_nothing_happens_before_the_tick_that_is_announced(self, role: Role) -> None:
@@ -581,7 +544,7 @@ class TestTicks:
 
 def test_the_same_seed_gives_the_same_timeouts() -> None:
     def timeouts(seed: int) -> list[int]:
-        core = RaftNode(RaftConfig(id=0, voters=(0, 1, 2)), FRESH, SimulatedDisk(), random.Random(seed))
+        core = RaftNode(RaftConfig(id=0), fresh((0, 1, 2)), SimulatedDisk(), random.Random(seed))
         drawn = []
         for _ in range(20):
             drawn.append(core.ticks_until_due())

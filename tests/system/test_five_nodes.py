@@ -255,7 +255,7 @@ def test_c11_a_paused_leader_serves_no_stale_read_when_it_goes_on(fresh_cluster:
 
 def test_leaders_killed_under_100_writes_a_second() -> None:
     """The short cut of `make leader-kills`: whole node and consensus process in turn; nothing acknowledged is lost."""
-    kills, writer, lost = campaign(kills=4, rate=100)
+    kills, writer, _, lost = campaign(kills=4, rate=100)
     assert len(kills) == 4
     assert len(writer.acknowledged) > 300
     assert not lost

@@ -97,6 +97,18 @@ def test_descriptors_and_sockets_are_waited_for_together(context: zmq.Context[So
     os.close(event)
 
 
+def test_a_socket_that_comes_later_is_waited_for_until_it_goes(context: zmq.Context[Socket], endpoint: str) -> None:
+    """What had arrived before it was added has no edge any more. Planted bug: not looking at it once."""
+    router, dealer = pair(context, endpoint)
+    waiter = Waiter()
+    assert try_send(dealer, b"1")
+    assert router.poll(PATIENCE_MS)
+    waiter.add(router)
+    assert waiter.wait(PATIENCE_MS) == {router}
+    waiter.remove(router)
+    assert waiter.wait(AT_ONCE_MS) == set()
+
+
 def test_a_send_to_nobody_is_refused(context: zmq.Context[Socket], endpoint: str) -> None:
     router = bind_router(context, endpoint)
     dealer = connect_dealer(context, "tcp://127.0.0.1:1")

@@ -10,6 +10,7 @@ from concurrent.futures import CancelledError
 from typing import TypeVar
 
 from vaultdb.api import status
+from vaultdb.api.cluster_requests import AdminRequest
 from vaultdb.api.gateway import DIGEST_TIMEOUT_MS, Gateway
 from vaultdb.api.results import Digest, Fields, ReadResult, WriteResult
 from vaultdb.config import NodeConfig
@@ -30,6 +31,7 @@ class LoopNode:
         self.read = gateway.read
         self.ready = gateway.ready
         self.digest = gateway.digest
+        self.admin = gateway.admin
         self._gateway = gateway
         self._node = node
         self._own_figures = own_figures
@@ -62,6 +64,14 @@ class Bridge:
 
     def digest(self) -> Digest:
         return self._ask(self._node.digest, DIGEST_TIMEOUT_MS / 1000 + _SPARE_S)
+
+    def admin(self, request: AdminRequest) -> Fields:
+        if not request.changes_something:
+            return self._ask(lambda: self._node.admin(request), self._timeout_s)
+        try:
+            return self._call(lambda: self._node.admin(request), self._timeout_s)
+        except (TimeoutError, CancelledError) as error:
+            raise Unknown("this node stopped before the change was answered") from error
 
     def ready(self) -> None:
         self._ask(self._node.ready, self._timeout_s)

@@ -15,8 +15,8 @@ from urllib.parse import unquote_to_bytes
 from a2wsgi import WSGIMiddleware
 
 from vaultdb import limits
-from vaultdb.api import operations, responses
-from vaultdb.api.operations import Headers, Kind, Plan
+from vaultdb.api import cluster_requests, operations, responses
+from vaultdb.api.operations import Bounded, Headers, Kind
 from vaultdb.api.responses import Response
 from vaultdb.api.results import Counters, Fields, ReadResult, WriteResult
 from vaultdb.errors import Busy, VaultError
@@ -108,7 +108,9 @@ class ExpressLane:
             if path in self._views and scope["method"] in ("GET", "HEAD"):
                 operations.check_view(scope["query_string"], headers)
                 return await self._view(path)
-            await self._answer_by_flask(scope, send, path)
+            admin = cluster_requests.plan(scope["method"], path, scope["query_string"], headers)
+            whole = None if admin is None else await self._body(admin, headers, receive)
+            await self._answer_by_flask(scope, whole, send, path)
             return None
         body = await self._body(plan, headers, receive)
         if plan.kind is Kind.READ:
@@ -136,7 +138,7 @@ class ExpressLane:
     async def _status(self) -> Response:
         return responses.document(await self._service.status())
 
-    async def _body(self, plan: Plan, headers: Headers, receive: Receive) -> bytes:
+    async def _body(self, plan: Bounded, headers: Headers, receive: Receive) -> bytes:
         """The whole body. Raises TooLarge or BadRequest as soon as it is known to break a limit, Busy when
         others hold too much.
         """
@@ -150,7 +152,7 @@ class ExpressLane:
             return whole
         return await self._slow_body(plan, message, receive)
 
-    async def _slow_body(self, plan: Plan, message: MutableMapping[str, Any], receive: Receive) -> bytes:
+    async def _slow_body(self, plan: Bounded, message: MutableMapping[str, Any], receive: Receive) -> bytes:
         body = bytearray()
         charged = 0
         try:
@@ -169,14 +171,16 @@ class ExpressLane:
         finally:
             self._slow_body_bytes -= charged
 
-    async def _answer_by_flask(self, scope: Scope, send: Send, path: bytes) -> None:
-        """No route of Flask's lane takes a body, so none is read."""
+    async def _answer_by_flask(self, scope: Scope, body: bytes | None, send: Send, path: bytes) -> None:
+        """`body`: whole, of a route that takes one; None: this route takes none, so none was read."""
         if self._flask_requests >= FLASK_REQUESTS_MAX:
             raise Busy(f"{FLASK_REQUESTS_MAX} requests wait for a thread already")
         scope["path"] = path.decode(errors="replace")
+        if body is not None:
+            scope["headers"] = _with_length(scope["headers"], len(body))
         self._flask_requests += 1
         try:
-            await self._flask(scope, _empty_body, self._counting(send))
+            await self._flask(scope, _whole(body or b""), self._counting(send))
         finally:
             self._flask_requests -= 1
 
@@ -189,8 +193,17 @@ class ExpressLane:
         return counted
 
 
-async def _empty_body() -> MutableMapping[str, Any]:
-    return {"type": "http.request", "body": b"", "more_body": False}
+def _whole(body: bytes) -> Receive:
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
+
+
+def _with_length(fields: list[tuple[bytes, bytes]], size_bytes: int) -> list[tuple[bytes, bytes]]:
+    """The headers of a body that came whole, in whatever pieces it was sent."""
+    kept = [field for field in fields if field[0] not in (b"content-length", b"transfer-encoding")]
+    return [*kept, (b"content-length", b"%d" % size_bytes)]
 
 
 def _joined(fields: list[tuple[bytes, bytes]]) -> Headers:

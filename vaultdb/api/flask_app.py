@@ -14,8 +14,9 @@ from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 from werkzeug.routing import BaseConverter
 
 from vaultdb import limits
-from vaultdb.api import operations, responses
-from vaultdb.api.operations import Headers, Kind, Plan
+from vaultdb.api import cluster_requests, operations, responses
+from vaultdb.api.cluster_requests import AdminRequest
+from vaultdb.api.operations import Bounded, Headers, Kind
 from vaultdb.api.responses import Response
 from vaultdb.api.results import Digest, ReadResult, WriteResult
 from vaultdb.errors import BadRequest, MethodNotAllowed, NotFound, TooLarge, VaultError
@@ -35,6 +36,8 @@ class Service(Protocol):
     def digest(self) -> Digest: ...
 
     def ready(self) -> None: ...
+
+    def admin(self, request: AdminRequest) -> dict[str, Any]: ...
 
 
 class _Everything(BaseConverter):
@@ -59,6 +62,7 @@ def create_app(service: Service) -> flask.Flask:
     app.url_map.converters["everything"] = _Everything
     _add_key_routes(app, service)
     _add_views(app, service)
+    _add_cluster_routes(app, service)
     _add_errors(app)
 
     @app.before_request
@@ -71,7 +75,7 @@ def create_app(service: Service) -> flask.Flask:
             return None
         if flask.request.method == "OPTIONS":
             return _as_flask(responses.options(_allowed(rule.methods or ())))
-        if not rule.rule.startswith("/key"):
+        if not rule.rule.startswith(("/key", "/cluster")):
             operations.check_view(flask.request.query_string, _headers())
         return None
 
@@ -120,6 +124,31 @@ def _add_views(app: flask.Flask, service: Service) -> None:
         )
 
 
+def _add_cluster_routes(app: flask.Flask, service: Service) -> None:
+    def cluster_request(member: str = "") -> flask.Response:  # noqa: ARG001
+        headers = _headers()
+        plan = cluster_requests.plan(flask.request.method, _path(), flask.request.query_string, headers)
+        if plan is None:
+            raise NotFound("there is no such route")
+        operations.check_body_bytes(plan, headers)
+        request = cluster_requests.request_of(plan, _body(plan))
+        return _as_flask(responses.document(service.admin(request)))
+
+    routes = {
+        "/cluster/members": cluster_requests.MEMBERS_METHODS,
+        "/cluster/members/<member>": cluster_requests.MEMBER_METHODS,
+        "/cluster/leader": cluster_requests.LEADER_METHODS,
+    }
+    for path, methods in routes.items():
+        app.add_url_rule(
+            path,
+            endpoint=path,
+            view_func=cluster_request,
+            methods=methods.split(", "),
+            provide_automatic_options=False,
+        )
+
+
 def _add_errors(app: flask.Flask) -> None:
     log = logger("api.flask")
 
@@ -160,7 +189,7 @@ def _headers() -> Headers:
     return {name.lower().encode("latin-1"): value.encode("latin-1") for name, value in flask.request.headers.items()}
 
 
-def _body(plan: Plan) -> bytes:
+def _body(plan: Bounded) -> bytes:
     """The whole body, or BadRequest: a part of a body is never taken for the whole."""
     announced = flask.request.content_length
     environ = flask.request.environ

@@ -15,13 +15,15 @@ from itertools import count
 from typing import Any, Protocol
 
 from vaultdb import limits
+from vaultdb.api.administration import Administration
+from vaultdb.api.cluster_requests import AdminRequest
 from vaultdb.api.lane import WHEN_LOST_ONLY, Lane
 from vaultdb.api.reads import Reads
 from vaultdb.api.results import Counters, Digest, Fields, ReadResult, Siblings, WriteResult
 from vaultdb.api.writes import Writes
 from vaultdb.clock import NS_PER_MS, deadline_after_ms, monotonic_ns
 from vaultdb.config import ApiSettings
-from vaultdb.errors import REJECTIONS, BadRequest, BrokenInvariant, Busy, Rejected, Unavailable
+from vaultdb.errors import REJECTIONS, BadRequest, BrokenInvariant, Busy, Unavailable, Unknown, VaultError
 from vaultdb.kv.commands import Command
 from vaultdb.wire import ipc
 from vaultdb.wire.codec import pack, unpack
@@ -97,6 +99,7 @@ class Gateway:
         self._storage = Lane(storage, incarnation, numbers, counters)
         self._writes = Writes(loop, self._consensus, counters)
         self._reads = Reads(loop, self._consensus, self._storage, counters, settings.leader_wait_ms + 1_000)
+        self._administration = Administration(loop, self._consensus, counters)
         self._digests = 0
         self.closed = False
         self._flush_is_due = False
@@ -108,6 +111,7 @@ class Gateway:
             ipc.REJECTED: self._on_rejected,
             ipc.STATUS_IS: self._on_status,
             ipc.DIGEST_IS: self._on_digest,
+            ipc.ADMIN_DONE: self._administration.on_done,
         }
         consensus.start(self._on_message, self._consensus.flush, self._consensus.lost)
         storage.start(self._on_message, self._storage.flush, self._storage.lost)
@@ -149,6 +153,12 @@ class Gateway:
         if answer is None:
             raise Unavailable("the storage process of this node did not answer in time")
         return answer
+
+    async def admin(self, request: AdminRequest) -> Fields:
+        """Ask or order something about the members. Raises Rejected, or for an order Unknown."""
+        if self.closed:
+            raise Unavailable("this node is stopping")
+        return await self._administration.ask(request, monotonic_ns() + self._timeout_ns)
 
     @property
     def operations(self) -> int:
@@ -218,8 +228,10 @@ class Gateway:
 
     def _on_rejected(self, number: int, code: str, sentence: str, retry_after_s: int | None) -> None:
         error = partial(_rejection, code, sentence, retry_after_s)
-        if not self._writes.on_rejected(number, error) and not self._reads.on_rejected(number, error):
-            self._counters.stray += 1
+        for owner in (self._writes, self._reads, self._administration):
+            if owner.on_rejected(number, error):
+                return
+        self._counters.stray += 1
 
     def _on_status(self, number: int, fields: Fields) -> None:
         inquiry = self._consensus.take(number, Inquiry) or self._storage.take(number, Inquiry)
@@ -232,8 +244,8 @@ class Gateway:
             inquiry.answer(Digest(applied_index, revision, keys, digest))
 
 
-def _rejection(code: str, sentence: str, retry_after_s: int | None) -> Rejected:
+def _rejection(code: str, sentence: str, retry_after_s: int | None) -> VaultError:
     """The error as it was raised on the other side of the process boundary."""
-    error = REJECTIONS.get(code, Unavailable)(sentence)
+    error = Unknown(sentence) if code == Unknown.code else REJECTIONS.get(code, Unavailable)(sentence)
     error.retry_after_s = retry_after_s
     return error

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from urllib.parse import parse_qsl
 
 from vaultdb import limits
@@ -61,6 +61,16 @@ class Plan(NamedTuple):
     if_none_match: bytes | None = None
 
 
+class Bounded(Protocol):
+    """What the length of a body is checked against."""
+
+    @property
+    def kind(self) -> Kind: ...
+
+    @property
+    def body_bytes_max(self) -> int: ...
+
+
 _VIEW = Plan(Kind.READ)
 
 
@@ -93,7 +103,7 @@ def key_of(path: bytes) -> bytes:
     return key
 
 
-def check_body_bytes(plan: Plan, headers: Headers) -> None:
+def check_body_bytes(plan: Bounded, headers: Headers) -> None:
     """Refuse by what the headers announce alone. Raises TooLarge or BadRequest."""
     if plan.body_bytes_max == 0 and b"transfer-encoding" in headers:
         raise BadRequest(_NO_BODY)
@@ -103,7 +113,7 @@ def check_body_bytes(plan: Plan, headers: Headers) -> None:
     check_received_bytes(plan, int(announced[:20]))
 
 
-def check_received_bytes(plan: Plan, size_bytes: int) -> None:
+def check_received_bytes(plan: Bounded, size_bytes: int) -> None:
     """Refuse a body that has or will have `size_bytes`. Raises TooLarge or BadRequest."""
     if size_bytes > plan.body_bytes_max:
         if plan.body_bytes_max == 0:
@@ -123,8 +133,17 @@ def command_of(plan: Plan, body: bytes) -> commands.Command:
 
 def check_view(query: bytes, headers: Headers) -> None:
     """For routes that have neither parameters nor a body. Raises BadRequest or TooLarge."""
-    _options(query, {})
+    parameters(query, {})
     check_body_bytes(_VIEW, headers)
+
+
+def check_write(headers: Headers) -> None:
+    """What no request that changes anything may carry. Raises Forbidden, NotImplementedYet or UnsupportedMedia."""
+    _refuse_foreign_pages(headers)
+    _refuse_unheeded(headers, _UNHEEDED_ON_WRITES)
+    coding = headers.get(b"content-encoding", b"identity").strip().lower()
+    if coding != b"identity":
+        raise UnsupportedMedia(f"Content-Encoding {coding.decode('latin-1')} is not understood; send the body as it is")
 
 
 def _plan_read(key: bytes, query: bytes, headers: Headers) -> Plan:
@@ -133,18 +152,14 @@ def _plan_read(key: bytes, query: bytes, headers: Headers) -> Plan:
     return Plan(
         Kind.READ,
         key,
-        linearizable=_is_linearizable(query) if query else True,
+        linearizable=is_linearizable(query) if query else True,
         raw=accept is not None and wants_raw(accept),
         if_none_match=headers.get(b"if-none-match"),
     )
 
 
 def _plan_write(kind: Kind, key: bytes, body_bytes_max: int, query: bytes, headers: Headers) -> Plan:
-    _refuse_foreign_pages(headers)
-    _refuse_unheeded(headers, _UNHEEDED_ON_WRITES)
-    coding = headers.get(b"content-encoding", b"identity").strip().lower()
-    if coding != b"identity":
-        raise UnsupportedMedia(f"Content-Encoding {coding.decode('latin-1')} is not understood; send the body as it is")
+    check_write(headers)
     return Plan(kind, key, body_bytes_max, queued=_is_queued(query) if query else False)
 
 
@@ -177,17 +192,17 @@ def _refuse_unheeded(headers: Headers, names: frozenset[bytes]) -> None:
 
 
 @lru_cache(maxsize=64)
-def _is_linearizable(query: bytes) -> bool:
+def is_linearizable(query: bytes) -> bool:
     allowed = {"consistency": ("linearizable", "stale")}
-    return _options(query, allowed).get("consistency", "linearizable") == "linearizable"
+    return parameters(query, allowed).get("consistency", "linearizable") == "linearizable"
 
 
 @lru_cache(maxsize=64)
 def _is_queued(query: bytes) -> bool:
-    return _options(query, {"ack": ("committed", "queued")}).get("ack", "committed") == "queued"
+    return parameters(query, {"ack": ("committed", "queued")}).get("ack", "committed") == "queued"
 
 
-def _options(query: bytes, allowed: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+def parameters(query: bytes, allowed: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
     """The parameters of a query string; each at most once and with one of its allowed values."""
     if not query:
         return {}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from vaultdb import __version__
+from vaultdb.api.cluster_requests import LEADER_METHODS, MEMBER_METHODS, MEMBERS_METHODS
 from vaultdb.api.operations import KEY_METHODS, KEYS_METHODS, VIEW_METHODS, Kind, Plan
 from vaultdb.api.results import Digest, ReadResult, WriteResult
 from vaultdb.errors import MethodNotAllowed, NotAcceptable, NotFound, Rejected, VaultError
@@ -115,6 +116,9 @@ def index() -> Response:
         ("/key/<key>", KEY_METHODS, "one key, percent-encoded UTF-8; ?consistency=linearizable|stale; PUT takes bytes"),
         ("/status", VIEW_METHODS, "this node: role, term, indexes, leader, followers, processes"),
         ("/digest", VIEW_METHODS, "hash of this node's state"),
+        ("/cluster/members", MEMBERS_METHODS, "who belongs to the cluster; POST changes it; ?consistency=stale"),
+        ("/cluster/members/<id>", MEMBER_METHODS, "DELETE removes the member"),
+        ("/cluster/leader", LEADER_METHODS, 'POST {"id": <id>} or {} hands over the leadership'),
         ("/health/live", VIEW_METHODS, "200 while the process turns"),
         ("/health/ready", VIEW_METHODS, "200 when linearizable reads can be served"),
     ]

@@ -19,7 +19,7 @@ def compose(node: NodeConfig, siblings: Siblings, api: Fields, processes: list[A
     leader_id = said.get("leader")
     if leader_id is not None and leader_id < 0:
         leader_id = None
-    leader = None if leader_id is None else node.address_of(leader_id)
+    members = _members(node, said)
     return {
         "node": node.name,
         "id": node.id,
@@ -32,8 +32,8 @@ def compose(node: NodeConfig, siblings: Siblings, api: Fields, processes: list[A
         "revision": stored.get("revision"),
         "leader_id": leader_id,
         "me": _member(node.me),
-        "leader": None if leader is None else _member(leader),
-        "followers": [_member(address) for address in node.config.nodes if address.id != leader_id],
+        "leader": None if leader_id is None else members.get(leader_id),
+        "followers": [member for member_id, member in members.items() if member_id != leader_id],
         "consensus": consensus,
         "storage": storage,
         "api": api,
@@ -49,6 +49,21 @@ def read_processes(path: Path) -> list[Any]:
     except (OSError, ValueError, KeyError, TypeError):
         return []
     return processes if isinstance(processes, list) else []
+
+
+def _members(node: NodeConfig, said: Fields) -> dict[int, dict[str, str]]:
+    """Who belongs to the cluster: as consensus has it from the log, else as the configuration has it."""
+    members = {address.id: _member(address) for address in node.config.nodes}
+    rows = (said.get("membership") or {}).get("members")
+    if not rows:
+        return members
+    told = {row["id"]: _row(row) for row in rows if row["host"] is not None}
+    return {row["id"]: known for row in rows if (known := told.get(row["id"]) or members.get(row["id"]))}
+
+
+def _row(row: Fields) -> dict[str, str]:
+    host = row["host"]
+    return {"id": row["name"], "address": f"{host}:{row['peer_port']}", "http": f"http://{host}:{row['http_port']}"}
 
 
 def _member(address: NodeAddress) -> dict[str, str]:

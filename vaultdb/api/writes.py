@@ -11,7 +11,7 @@ from itertools import count
 from vaultdb import limits
 from vaultdb.api.lane import Lane
 from vaultdb.api.results import Counters, WriteResult
-from vaultdb.errors import Busy, Rejected, Unavailable, Unknown
+from vaultdb.errors import Busy, Rejected, Unavailable, Unknown, VaultError
 from vaultdb.kv.commands import Command
 from vaultdb.wire import ipc
 from vaultdb.wire.codec import pack
@@ -110,7 +110,7 @@ class Writes:
         elif accepted:
             self._end_all(proposal.requests, lambda: WriteResult(0, 0, queued=True))
 
-    def on_rejected(self, number: int, error: Callable[[], Rejected]) -> bool:
+    def on_rejected(self, number: int, error: Callable[[], VaultError]) -> bool:
         """False: that number is no proposal of ours."""
         proposal = self._lane.take(number, Proposal)
         if proposal is None:

@@ -6,7 +6,7 @@ import os
 import socket
 
 from vaultdb.cluster import record
-from vaultdb.config import Config
+from vaultdb.config import Config, NodeAddress, NodeConfig
 from vaultdb.errors import AddressTaken, AlreadyOwned
 from vaultdb.supervisor.ownership import check_space, lock_holder
 
@@ -18,6 +18,14 @@ def check(config: Config) -> None:
     check_space(config.data_path)
     for address in config.nodes:
         check_space(config.node(address.id).data_dir)
+
+
+def check_node(node: NodeConfig) -> None:
+    """The same for one node without its cluster. Raises AlreadyOwned or AddressTaken."""
+    holder = lock_holder(node.lock_path)
+    if holder is not None:
+        raise AlreadyOwned(f"{node.data_dir} is in use by {holder}")
+    _check_free(_ports_of(node.me))
 
 
 def check_data_free(config: Config) -> None:
@@ -37,12 +45,16 @@ def check_data_free(config: Config) -> None:
 
 def check_ports_free(config: Config) -> None:
     """Raises AddressTaken, naming every port that cannot be bound and why."""
-    wanted = [
-        (address.host, port, f"{address.name} {use}")
-        for address in config.nodes
-        for use, port in (("http", address.http_port), ("peer", address.peer_port), ("native", address.native_port))
-    ]
-    wanted.append((config.monitor.host, config.monitor.port, "monitor"))
+    wanted = [one for address in config.nodes for one in _ports_of(address)]
+    _check_free([*wanted, (config.monitor.host, config.monitor.port, "monitor")])
+
+
+def _ports_of(address: NodeAddress) -> list[tuple[str, int, str]]:
+    uses = {"http": address.http_port, "peer": address.peer_port, "native": address.native_port}
+    return [(address.host, port, f"{address.name} {use}") for use, port in uses.items()]
+
+
+def _check_free(wanted: list[tuple[str, int, str]]) -> None:
     faults = [f"{host}:{port} ({use}): {fault}" for host, port, use in wanted if (fault := _fault_of(host, port))]
     if faults:
         raise AddressTaken(f"cannot listen on {', '.join(faults)}")

@@ -11,6 +11,7 @@ from vaultdb.cluster.view import ClusterView
 from vaultdb.config import Config
 
 _ROLE_STYLES = {"leader": "bold green", "follower": "green", "down": "red", "failed": "bold red"}
+_MEMBER_STYLES = {"voter": "green", "learner": "cyan"}
 
 
 def endpoints(config: Config) -> Table:
@@ -32,7 +33,7 @@ def nodes(view: ClusterView) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for node in view.nodes:
         answer = node.answer or {}
-        numbers = [_number(answer.get(name)) for name in ("term", "commit_index", "applied_index")]
+        numbers = [_shown(answer.get(name)) for name in ("term", "commit_index", "applied_index")]
         style = _ROLE_STYLES.get(node.role, "yellow")
         table.add_row(node.node.name, node.node.me.http_url, f"[{style}]{node.role}[/]", *numbers)
     return table
@@ -61,13 +62,33 @@ def troubles(view: ClusterView) -> list[str]:
     return [f"{node.node.name}: {trouble}" for node in view.nodes for trouble in node.troubles]
 
 
+def members(document: dict[str, Any]) -> Table:
+    """The members document of /cluster/members."""
+    table = Table(show_edge=False, pad_edge=False)
+    for heading in ("id", "node", "http", "role", "reached"):
+        table.add_column(heading, justify="right" if heading == "id" else "left", overflow="fold")
+    for heading in ("match", "state", "caught up"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in document["members"]:
+        leads = row["id"] == document["leader"]
+        role = "[bold green]leader[/]" if leads else f"[{_MEMBER_STYLES.get(row['role'], 'yellow')}]{row['role']}[/]"
+        told = [_yes_or_no(row["connected"]), _shown(row["match_index"]), _shown(row["state"])]
+        http = f"{row['host']}:{row['http_port']}" if row["host"] else None
+        table.add_row(str(row["id"]), _shown(row["name"]), _shown(http), role, *told, _yes_or_no(row["caught_up"]))
+    return table
+
+
+def _yes_or_no(value: bool | None) -> str:
+    return "-" if value is None else "yes" if value else "no"
+
+
 def _process(process: dict[str, Any]) -> list[str]:
     return [
         str(process.get("name")),
         str(process.get("state")),
-        _number(process.get("pid")),
+        _shown(process.get("pid")),
         _duration(float(process.get("uptime_s") or 0)),
-        _number(process.get("restarts")),
+        _shown(process.get("restarts")),
         f"{_memory(process) / limits.MIB:.1f} MiB",
         f"{float(process.get('cpu_percent') or 0):.0f} %",
     ]
@@ -77,7 +98,7 @@ def _memory(process: dict[str, Any]) -> int:
     return int(process.get("pss_bytes") or process.get("rss_bytes") or 0)
 
 
-def _number(value: object) -> str:
+def _shown(value: object) -> str:
     return "-" if value is None else str(value)
 
 

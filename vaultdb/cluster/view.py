@@ -45,9 +45,12 @@ class NodeView:
 
     @property
     def troubles(self) -> list[str]:
-        """One sentence for the node if it failed, and one for each process that ended and is not running again."""
+        """One sentence for the node if it failed, one if the others do not listen to it, and one for each process that
+        ended and is not running again.
+        """
+        notice = ((self.answer or {}).get("consensus") or {}).get("notice")
         waiting = [process for process in self.processes if process.get("state") == "waiting"]
-        return ([self.failure] if self.failure else []) + [
+        return [str(sentence) for sentence in (self.failure, notice) if sentence] + [
             f"{process.get('name')} ended and will be restarted: {process.get('last_words') or 'it did not say why'}"
             for process in waiting
         ]
@@ -72,14 +75,50 @@ class ClusterView:
         return max(leaders, key=lambda view: (view.answer or {}).get("term") or 0, default=None)
 
     @property
+    def word(self) -> dict[str, Any] | None:
+        """What the leader answered; or, when that is a node that joined, the follower of the highest term."""
+        if self.leader is not None:
+            return self.leader.answer
+        known = {view.node.id for view in self.nodes}
+        answers = [view.answer for view in self.nodes if view.answer is not None and view.serves]
+        words = [answer for answer in answers if answer.get("leader_id") not in (None, *known)]
+        return max(words, key=lambda answer: answer.get("term") or 0, default=None)
+
+    @property
+    def leader_name(self) -> str | None:
+        if self.leader is not None:
+            return self.leader.node.name
+        return str(self.word["leader"]["id"]) if self.word else None
+
+    @property
+    def members(self) -> list[dict[str, Any]]:
+        """As the leader told them; empty when none did."""
+        membership = ((self.word or {}).get("consensus") or {}).get("membership") or {}
+        return list(membership.get("members") or [])
+
+    @property
+    def others(self) -> list[dict[str, Any]]:
+        """Members that are not in the configuration: they joined."""
+        known = {view.node.id for view in self.nodes}
+        return [member for member in self.members if member.get("id") not in known]
+
+    @property
     def serves(self) -> bool:
-        """A leader and a quorum do."""
-        return self.leader is not None and sum(view.serves for view in self.nodes) > len(self.nodes) // 2
+        """A leader and a quorum of the voters do. Of a voter that joined, `word` is believed."""
+        if self.word is None:
+            return False
+        voters = {member["id"]: member for member in self.members if member["role"] != "learner"}
+        if not voters:
+            return sum(view.serves for view in self.nodes) > len(self.nodes) // 2
+        serving = sum(view.serves for view in self.nodes if view.node.id in voters)
+        joined = sum(member["id"] in voters and member.get("connected") is True for member in self.others)
+        return serving + joined > len(voters) // 2
 
     @property
     def serves_fully(self) -> bool:
-        """A leader and every node do."""
-        return self.leader is not None and all(view.serves for view in self.nodes)
+        """A leader and every node do, but for those that were removed from the cluster."""
+        ids = {member["id"] for member in self.members}
+        return self.word is not None and all(view.serves for view in self.nodes if not ids or view.node.id in ids)
 
 
 def look_at(config: Config, timeout_s: float = HTTP_TIMEOUT_S) -> ClusterView:

@@ -14,18 +14,24 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 from vaultdb.clock import NS_PER_MS, monotonic_ns
-from vaultdb.consensus.log import LogTail, Written
+from vaultdb.consensus.log_tail import LogTail, Written
 from vaultdb.errors import IoFailed, VaultError
 from vaultdb.raft.messages import Entry
-from vaultdb.raft.state import HardState
+from vaultdb.raft.state import HardState, Snapshot
 
 
 class Write(NamedTuple):
-    """One Ready's share of the log. `number` is the Ready's; both parts may be empty: a marker in the order."""
+    """One Ready's share of the log. `number` is the Ready's; all else may be empty: a marker in the order.
+
+    `snapshot`, if any, empties the log and begins it after itself; `entries` follow.
+    """
 
     number: int
     hard_state: HardState | None
     entries: list[Entry]
+    snapshot: Snapshot | None = None
+    notes: bytes = b""
+    """The driver's own, kept beside the hard state; empty: no news."""
 
 
 class Completion(NamedTuple):
@@ -95,15 +101,21 @@ class LogWriter:
     def _write(self, batch: list[Write]) -> None:
         """One record and one sync for all of it."""
         hard_state: HardState | None = None
+        snapshot: Snapshot | None = None
+        notes = b""
         entries: list[Entry] = []
         for write in batch:
             hard_state = write.hard_state or hard_state
+            notes = write.notes or notes
+            if write.snapshot is not None:
+                # Entries before it need no disk: it voids them, and nothing is reported until it is durable.
+                snapshot, entries = write.snapshot, []
             if write.entries:
                 entries = _overwrite(entries, write.entries)
         written = None
-        if hard_state is not None or entries:
+        if hard_state is not None or entries or snapshot is not None or notes:
             self._busy_since_ns = monotonic_ns()
-            written = self._tail.write(hard_state, entries, self._segment_bytes)
+            written = self._tail.write(hard_state, entries, self._segment_bytes, snapshot=snapshot, notes=notes)
             self._busy_since_ns = None
             self.syncs_total += 1
         self._done.append(Completion(batch[-1].number, written))

@@ -2,12 +2,12 @@
 
 What a turn of the loop has for a peer leaves as one message. A send that would block is dropped, counted and reported:
 Raft probes anew and forwarded proposals are parked again. The DEALERs' monitors tell within milliseconds that a
-process died.
+process died. Whom to connect to changes with the membership (`set_members`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import zmq
@@ -16,10 +16,12 @@ from zmq.utils.monitor import recv_monitor_message
 from vaultdb import limits
 from vaultdb.config import NodeConfig
 from vaultdb.consensus import peer_format
-from vaultdb.consensus.peer_format import Item
+from vaultdb.consensus.addresses import Address
+from vaultdb.consensus.peer_format import Frame, Item, Sender
 from vaultdb.errors import BadRequest
 from vaultdb.raft.messages import NodeId
 from vaultdb.wire import sockets
+from vaultdb.wire.sockets import Socket, Waiter
 
 _CONNECTION_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
 
@@ -29,28 +31,59 @@ class ConnectionChange(NamedTuple):
     connected: bool
 
 
-class PeerBus:
-    """Owns every socket towards the other nodes."""
+class _Link:
+    """The connection to one peer, and what this turn has for it."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], node: NodeConfig) -> None:
-        """Raises AddressTaken."""
+    def __init__(self, context: zmq.Context[Socket], address: Address) -> None:
+        self.address = address
+        endpoint = f"tcp://{address.host}:{address.port}"
+        self.dealer = sockets.connect_dealer(context, endpoint, monitor_events=_CONNECTION_EVENTS)
+        self.monitor: Socket = self.dealer.get_monitor_socket(_CONNECTION_EVENTS)
+        self.outgoing: list[Item] = []
+        self.outgoing_bytes = 0
+
+    def close(self) -> None:
+        self.dealer.disable_monitor()
+        self.monitor.close(linger=0)
+        self.dealer.close(linger=0)
+
+
+class PeerBus:
+    """Owns every socket towards the other nodes, and keeps `waiter` informed of them."""
+
+    def __init__(self, context: zmq.Context[Socket], node: NodeConfig, waiter: Waiter) -> None:
+        """Raises AddressTaken. Connected to nobody until `set_members`."""
+        self._context = context
+        self._waiter = waiter
         self._cluster = node.config.cluster.name
         self._id = node.id
-        self.listener = sockets.bind_router(context, f"tcp://{node.me.host}:{node.me.peer_port}")
-        self._dealers: dict[NodeId, zmq.Socket[bytes]] = {}
-        self.monitors: dict[zmq.Socket[bytes], NodeId] = {}
-        self._outgoing: dict[NodeId, list[Item]] = {peer.id: [] for peer in node.peers}
-        self._outgoing_bytes: dict[NodeId, int] = dict.fromkeys(self._outgoing, 0)
+        self._sender: Sender | None = None
+        self._links: dict[NodeId, _Link] = {}
         self._dropped: dict[NodeId, list[Item]] = {}
+        self.listener = sockets.bind_router(context, f"tcp://{node.me.host}:{node.me.peer_port}")
+        self.monitors: dict[Socket, NodeId] = {}
         self.connected: set[NodeId] = set()
         self.sent_total = self.dropped_total = self.received_total = self.malformed_total = 0
-        for peer in node.peers:
-            dealer = sockets.connect_dealer(context, f"tcp://{peer.peer_address}", monitor_events=_CONNECTION_EVENTS)
-            monitor: zmq.Socket[bytes] = dealer.get_monitor_socket(_CONNECTION_EVENTS)
-            self._dealers[peer.id] = dealer
-            self.monitors[monitor] = peer.id
+        waiter.add(self.listener)
 
-    def connection_changes(self, monitor: zmq.Socket[bytes]) -> list[ConnectionChange]:
+    def set_members(self, addresses: Mapping[NodeId, Address], sender: Sender) -> None:
+        """Be connected to exactly these, and introduce this node as `sender` from now on. A connection whose address
+        stays the same is not touched; what was collected for a peer that is left out is gone.
+        """
+        self._sender = sender
+        for peer, link in list(self._links.items()):
+            if addresses.get(peer) != link.address:
+                self._waiter.remove(link.monitor)
+                del self.monitors[link.monitor], self._links[peer]
+                self.connected.discard(peer)
+                link.close()
+        for peer, address in addresses.items():
+            if peer not in self._links:
+                link = self._links[peer] = _Link(self._context, address)
+                self.monitors[link.monitor] = peer
+                self._waiter.add(link.monitor)
+
+    def connection_changes(self, monitor: Socket) -> list[ConnectionChange]:
         """What the monitor socket has to tell, in order."""
         changes = []
         peer = self.monitors[monitor]
@@ -62,44 +95,46 @@ class PeerBus:
                 changes.append(ConnectionChange(peer, is_connected))
         return changes
 
-    def receive(self) -> Iterator[tuple[NodeId, Item]]:
-        """The well-formed items that wait, with their senders. Bounded; what remains is for the next turn."""
+    def receive(self) -> Iterator[Frame]:
+        """The well-formed frames that wait, if they are of this cluster's name and for this node. Bounded; what
+        remains is for the next turn.
+        """
         for frames in sockets.drain(self.listener):
             try:
-                cluster, src, dst, items = peer_format.decode(frames[-1])
+                frame = peer_format.decode(frames[-1])
             except BadRequest:
                 self.malformed_total += 1
                 continue
-            if cluster != self._cluster or dst != self._id or src not in self._outgoing:
+            sender = frame.sender
+            if sender.cluster != self._cluster or frame.dst != self._id or sender.src == self._id or sender.src < 0:
                 self.malformed_total += 1
                 continue
             self.received_total += 1
-            for item in items:
-                yield src, item
+            yield frame
 
     def send(self, peer: NodeId, item: Item) -> None:
         """To leave with `flush`, or at once when the frame is full. Without a connection: dropped and counted."""
         if peer not in self.connected:
             self.dropped_total += 1
             return
-        self._outgoing[peer].append(item)
-        self._outgoing_bytes[peer] += peer_format.payload_bytes(item)
-        if self._outgoing_bytes[peer] > limits.APPEND_BYTES_MAX:
-            self._flush_peer(peer)
+        link = self._links[peer]
+        link.outgoing.append(item)
+        link.outgoing_bytes += peer_format.payload_bytes(item)
+        if link.outgoing_bytes > limits.APPEND_BYTES_MAX:
+            self._flush(peer, link)
 
     def flush(self) -> dict[NodeId, list[Item]]:
         """Send what this turn collected; returns what connected peers were not sent because their queue is full."""
-        for peer, items in self._outgoing.items():
-            if items:
-                self._flush_peer(peer)
+        for peer, link in self._links.items():
+            if link.outgoing:
+                self._flush(peer, link)
         dropped, self._dropped = self._dropped, {}
         return dropped
 
-    def _flush_peer(self, peer: NodeId) -> None:
-        items = self._outgoing[peer]
-        self._outgoing[peer] = []
-        self._outgoing_bytes[peer] = 0
-        if sockets.try_send(self._dealers[peer], peer_format.encode(self._cluster, self._id, peer, items)):
+    def _flush(self, peer: NodeId, link: _Link) -> None:
+        items, link.outgoing, link.outgoing_bytes = link.outgoing, [], 0
+        assert self._sender is not None
+        if sockets.try_send(link.dealer, peer_format.encode(self._sender, peer, items)):
             self.sent_total += 1
         else:
             self.dropped_total += 1

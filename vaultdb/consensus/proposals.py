@@ -104,6 +104,11 @@ class Proposals:
                 self.resent_total += 1
                 self._park(proposal)
 
+    def forget_sent(self, term: int) -> None:
+        """What was sent up to `term` may or may not have been committed, and will not be seen: it leaves silently."""
+        for proposal in [p for p in self._all.values() if PARKED < p.term <= term]:
+            self.remove(proposal.key)
+
     def expire(self, now_ns: int) -> list[Proposal]:
         """Take out and return those that no leader took in time: nothing happened. Sent ones past their deadline
         leave silently.

@@ -7,12 +7,18 @@ confirmation older than a question can answer it (etcd#20418).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
 
 from vaultdb import limits
 from vaultdb.clock import NS_PER_MS
-from vaultdb.errors import Busy
+from vaultdb.consensus.answers import Answers
+from vaultdb.errors import Busy, NotLeader, Rejected
+from vaultdb.raft.messages import NOBODY
+from vaultdb.raft.node import RaftNode
+from vaultdb.raft.state import ReadState
+from vaultdb.wire import ipc
 
 _CONTEXTS_MAX = 64
 
@@ -73,3 +79,41 @@ class ReadQuestions:
         if over:
             self._waiting = [question for question in self._waiting if now_ns < question.refuse_at_ns]
         return over
+
+
+class Reads:
+    """The api's questions on their way to the core, and its answers back."""
+
+    def __init__(self, raft: RaftNode, answers: Answers, questions: ReadQuestions) -> None:
+        self._raft = raft
+        self._answers = answers
+        self._questions = questions
+
+    def __len__(self) -> int:
+        return len(self._questions)
+
+    def add(self, incarnation: int, batch: int, deadline_ns: int, now_ns: int) -> None:
+        try:
+            self._questions.add(incarnation, batch, deadline_ns, now_ns)
+        except Busy as error:
+            self._answers.refuse(incarnation, batch, error)
+
+    def ask(self, now_ns: int) -> None:
+        if not self._questions.wants_context or self._raft.leader == NOBODY:
+            return
+        try:
+            self._raft.request_read(self._questions.ask(now_ns))
+        except (NotLeader, Busy):
+            self._questions.ask_again()
+
+    def leadership_changed(self) -> None:
+        self._questions.ask_again()
+
+    def answer(self, confirmed: Iterable[ReadState]) -> None:
+        for context, index in confirmed:
+            for question in self._questions.confirmed(context):
+                self._answers.send([ipc.READ_STATE, question.incarnation, question.batch, index])
+
+    def expire(self, now_ns: int, refusal: Rejected) -> None:
+        for question in self._questions.expire(now_ns):
+            self._answers.refuse(question.incarnation, question.batch, refusal)

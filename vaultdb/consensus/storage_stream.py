@@ -44,6 +44,12 @@ class StorageStream:
         self.applied_index = applied_index
         self.flushed_index = flushed_index
 
+    def reset(self) -> None:
+        """Storage's state is being replaced: nothing is sent until it subscribes from where the new one stands."""
+        self._incarnation = None
+        self._inflight.clear()
+        self._inflight_bytes = 0
+
     def applied(self, incarnation: int, applied_index: int, flushed_index: int) -> bool:
         """Storage reports progress. False: it is not the subscriber's report."""
         if incarnation != self._incarnation:

@@ -6,6 +6,8 @@ Invariants: base ≤ commit ≤ last, stable ≤ offered ≤ last, and `[base, s
     start          the first entry held in memory
     stable_index   durable, and still part of the log
     offered        handed out to be written; between stable and offered the writes are under way
+
+From `restore` until the snapshot is durable, stable lies below base.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from vaultdb.errors import BrokenInvariant, CorruptData
-from vaultdb.raft.messages import Entry
-from vaultdb.raft.state import LogReader, RestoredState
+from vaultdb.raft import membership
+from vaultdb.raft.membership import Membership
+from vaultdb.raft.messages import Entry, EntryKind
+from vaultdb.raft.state import LogReader, RestoredState, Snapshot
 
 
 class RaftLog:
@@ -53,6 +57,9 @@ class RaftLog:
         """The term just below `start`, so that an append to a fully evicted log reads no disk."""
         self._writes: deque[tuple[int, int]] = deque()
         """(Ready number, last index that stands once it is durable) of every write under way."""
+        self._memberships = list(restored.memberships)
+        """The one in force at the base, then those that the log holds; ascending."""
+        self._unwritten_snapshot: Snapshot | None = None
 
     # Reading.
 
@@ -107,6 +114,20 @@ class RaftLog:
         """Log Matching: whether this log holds that position. `index` must be at or above the base."""
         return index <= self.last_index and self.term(index) == term
 
+    # Who belongs to the group: the newest that the log holds, committed or not (paper §6).
+
+    @property
+    def membership(self) -> Membership:
+        return self._memberships[-1][1]
+
+    @property
+    def membership_index(self) -> int:
+        return self._memberships[-1][0]
+
+    def membership_at(self, index: int) -> Membership:
+        """The one in force at `index`, which is at or above the base."""
+        return self._memberships[bisect_right(self._memberships, index, key=lambda held: held[0]) - 1][1]
+
     # Growing.
 
     def append(self, entries: Sequence[Entry]) -> None:
@@ -119,6 +140,9 @@ class RaftLog:
         next(sums)
         self._sums.extend(sums)
         self._entries.extend(entries)
+        self._memberships += [
+            (entry.index, membership.decode(entry.payload)) for entry in entries if entry.kind == EntryKind.MEMBERSHIP
+        ]
         self.last_index, self.last_term = entries[-1].index, entries[-1].term
 
     def merge(self, entries: Sequence[Entry]) -> None:
@@ -142,11 +166,30 @@ class RaftLog:
             raise BrokenInvariant(f"commit of {index}, the log ends at {self.last_index}")
         self.commit_index = max(self.commit_index, index)
 
+    def restore(self, snapshot: Snapshot) -> None:
+        """Begin anew after `snapshot`, which is above the commit index: nothing that the log held stays."""
+        if snapshot.index <= self.commit_index:
+            raise BrokenInvariant(f"a snapshot of {snapshot.index} over a commit index of {self.commit_index}")
+        self.stable_index = min(self.stable_index, self.commit_index)
+        self._writes = deque((number, 0) for number, _ in self._writes)
+        self._entries.clear()
+        self._sums.clear()
+        self.base_index = self.commit_index = self.last_index = self._offered = snapshot.index
+        self.base_term = self.last_term = self._term_before = snapshot.term
+        self._start = snapshot.index + 1
+        self._memberships = [(snapshot.index, snapshot.membership)]
+        self._unwritten_snapshot = snapshot
+
     # Durability. Row by row as the writes go out and come back.
 
     @property
     def has_unwritten(self) -> bool:
-        return self._offered < self.last_index
+        return self._offered < self.last_index or self._unwritten_snapshot is not None
+
+    def take_snapshot(self) -> Snapshot | None:
+        """The snapshot that no Ready has carried yet; it goes before the unwritten entries."""
+        snapshot, self._unwritten_snapshot = self._unwritten_snapshot, None
+        return snapshot
 
     @property
     def writes_outstanding(self) -> bool:
@@ -193,6 +236,8 @@ class RaftLog:
         self.base_term = self.term(index)
         self.base_index = index
         self.commit_index = max(self.commit_index, index)
+        while len(self._memberships) > 1 and self._memberships[1][0] <= index:
+            del self._memberships[0]
         if index >= self._start:
             self._drop(index)
 
@@ -231,6 +276,8 @@ class RaftLog:
         self.stable_index = min(self.stable_index, last)
         self._offered = min(self._offered, last)
         self._writes = deque((number, min(mark, last)) for number, mark in self._writes)
+        while self._memberships[-1][0] > last:
+            self._memberships.pop()
 
     def _sum_to(self, index: int) -> int:
         """Running payload bytes up to `index`; what lies below memory is not counted apart."""

@@ -20,10 +20,11 @@ NOBODY: NodeId = -1
 
 
 class EntryKind(IntEnum):
-    """What an entry's payload is. Only COMMAND reaches the state machine."""
+    """What an entry's payload is. Only COMMAND reaches the state machine; MEMBERSHIP is read by the core itself."""
 
     NOOP = 0
     COMMAND = 1
+    MEMBERSHIP = 2
 
 
 class Entry(NamedTuple):
@@ -36,7 +37,9 @@ class Entry(NamedTuple):
 
 
 class VoteRequest(NamedTuple):
-    """RequestVote (paper §5.2, §5.4.1), or PreVote (thesis §9.6) when `pre`."""
+    """RequestVote (paper §5.2, §5.4.1), or PreVote (thesis §9.6) when `pre`. `transfer`: the leader itself asked for
+    this campaign, so voters support it although they hear the leader (§4.2.3).
+    """
 
     src: NodeId
     dst: NodeId
@@ -44,6 +47,7 @@ class VoteRequest(NamedTuple):
     last_index: int
     last_term: int
     pre: bool
+    transfer: bool
 
 
 class VoteResponse(NamedTuple):
@@ -88,7 +92,8 @@ class AppendResponse(NamedTuple):
 
 class Heartbeat(NamedTuple):
     """Leadership asserted. `commit` never exceeds what the follower is known to match; `round` numbers the leader's
-    read rounds (0: none).
+    read rounds (0: none). `lease_us`, if not 0, asks for a lease promise (§6.4.1): it is the leader's clock when it
+    sent this, and means something to the leader only.
     """
 
     src: NodeId
@@ -96,13 +101,19 @@ class Heartbeat(NamedTuple):
     term: int
     commit: int
     round: int
+    lease_us: int
 
 
 class HeartbeatResponse(NamedTuple):
+    """Echoes `round` and `lease_us`. With `lease_us` the follower promises to support no other leader for
+    `bound_ticks` from now, unless this leader hands over itself.
+    """
+
     src: NodeId
     dst: NodeId
     term: int
     round: int
+    lease_us: int
 
 
 class ReadIndex(NamedTuple):
@@ -122,8 +133,41 @@ class ReadIndexResponse(NamedTuple):
     index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody needs
 
 
+class TimeoutNow(NamedTuple):
+    """The leader hands over (thesis §3.10): stand at once, if this is still the term and your log reaches `index`."""
+
+    src: NodeId
+    dst: NodeId
+    term: int
+    index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody needs
+
+
+class InstallSnapshot(NamedTuple):
+    """The follower's log is to begin after (`index`, `index_term`), with `membership` (encoded) in force there.
+
+    The state itself travels apart from the core; this message is handed to the follower's core once its data is there.
+    Answered by an AppendResponse.
+    """
+
+    src: NodeId
+    dst: NodeId
+    term: int
+    index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody needs
+    index_term: int
+    membership: bytes
+
+
 Message = (
-    VoteRequest | VoteResponse | Append | AppendResponse | Heartbeat | HeartbeatResponse | ReadIndex | ReadIndexResponse
+    VoteRequest
+    | VoteResponse
+    | Append
+    | AppendResponse
+    | Heartbeat
+    | HeartbeatResponse
+    | ReadIndex
+    | ReadIndexResponse
+    | TimeoutNow
+    | InstallSnapshot
 )
 
 KINDS: tuple[type[Message], ...] = (
@@ -135,5 +179,7 @@ KINDS: tuple[type[Message], ...] = (
     HeartbeatResponse,
     ReadIndex,
     ReadIndexResponse,
+    TimeoutNow,
+    InstallSnapshot,
 )
-"""Wire number = position. Append only; TimeoutNow and InstallSnapshot come next."""
+"""Wire number = position. Append only."""

@@ -1,21 +1,25 @@
-"""Linearizable reads without the log: ReadIndex (thesis §6.4).
+"""Linearizable reads without the log: ReadIndex and leases (thesis §6.4, §6.4.1).
 
 A leader may serve a read at its commit index once it knows that it was still the leader after the read arrived. Rounds
-of heartbeats prove that, and all reads that wait share one. A lease (§6.4.1) will confirm a round at once in
-`ReadRounds.start`.
+of heartbeats prove that, and all reads that wait share one. A lease proves it without a round.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from vaultdb import limits
 from vaultdb.errors import Busy
 from vaultdb.raft.messages import NodeId
-from vaultdb.raft.quorum import majority
+from vaultdb.raft.quorum import has_quorum
 
 Read = tuple[NodeId, int]
 """(who asked, their context)."""
+
+VoterSets = Sequence[Collection[NodeId]]
+
+LEASE_HEARTBEATS = 10
+"""Heartbeats go on asking for lease promises for this long after the last read."""
 
 
 class ReadRounds:
@@ -24,14 +28,19 @@ class ReadRounds:
     Dropped as a whole when leadership ends: rounds of one term prove nothing in another.
     """
 
-    def __init__(self, voters: int, leader: NodeId) -> None:
-        self._majority = majority(voters)
+    def __init__(self, leader: NodeId) -> None:
         self._leader = leader
         self._waiting: list[Read] = []
         self._running: list[Read] = []
         self._confirmed_by: set[NodeId] = set()
         self._number = 0
         self._index = 0
+        self._lease_heartbeats = 0
+
+    @property
+    def is_waiting(self) -> bool:
+        """There are reads that no round and no lease has taken up."""
+        return bool(self._waiting)
 
     @property
     def startable(self) -> bool:
@@ -47,6 +56,20 @@ class ReadRounds:
         if len(self._waiting) + len(self._running) >= limits.READS_WAITING_MAX:
             raise Busy(f"{limits.READS_WAITING_MAX} reads wait for the leader")
         self._waiting.append((origin, context))
+        self._lease_heartbeats = LEASE_HEARTBEATS
+
+    def wants_lease(self) -> bool:
+        """Whether the heartbeats that leave now should ask for promises: only where reads come in, because a promise
+        delays the election after the leader's death. Counts heartbeats.
+        """
+        wanted = self._lease_heartbeats > 0
+        self._lease_heartbeats -= wanted
+        return wanted
+
+    def take_waiting(self) -> Sequence[Read]:
+        """What waits, to be answered by the lease."""
+        waiting, self._waiting = self._waiting, []
+        return waiting
 
     def start(self, commit_index: int) -> None:
         """All waiting reads go into a new round, to be answered with `commit_index`.
@@ -59,19 +82,19 @@ class ReadRounds:
         self._running, self._waiting = self._waiting, []
         self._confirmed_by.clear()
 
-    def confirm(self, voter: NodeId, number: int) -> tuple[int, Sequence[Read]]:
-        """`voter` still followed after round `number` began. Returns (read index, reads) when that made a majority."""
+    def confirm(self, voter: NodeId, number: int, voter_sets: VoterSets) -> tuple[int, Sequence[Read]]:
+        """`voter` still followed after round `number` began. Returns (read index, reads) when that made a quorum."""
         if number == 0 or number != self.running_number:
             return 0, ()
         self._confirmed_by.add(voter)
-        if len(self._confirmed_by) < self._majority:
+        if not has_quorum(voter_sets, self._confirmed_by):
             return 0, ()
         confirmed, self._running = self._running, []
         return self._index, confirmed
 
-    def confirm_self(self) -> tuple[int, Sequence[Read]]:
+    def confirm_self(self, voter_sets: VoterSets) -> tuple[int, Sequence[Read]]:
         """The leader's own part in the round; alone it is a majority of one."""
-        return self.confirm(self._leader, self.running_number)
+        return self.confirm(self._leader, self.running_number, voter_sets)
 
 
 class ReadsAsked:

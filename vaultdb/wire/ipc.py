@@ -13,6 +13,8 @@ api → consensus
     READ_INDEX, incarnation, batch, deadline_ns
         For which applied index must a linearizable read wait? One question for all reads of a turn.
     STATUS, incarnation, batch
+    ADMIN, incarnation, batch, deadline_ns, operation, argument
+        A question or an order about the members; operations and their arguments: api/cluster_requests.py.
 
 consensus → api
     REJECTED, incarnation, batch, code, sentence, retry_after_s
@@ -21,6 +23,8 @@ consensus → api
         Answer to PROPOSE with queued: True, the commands stand in the leader's replication queue; False, the queue is
         full and the RESULTS of the commit will answer.
     READ_STATE, incarnation, batch, index
+    ADMIN_DONE, incarnation, batch, document
+        Answer to ADMIN; a refusal comes as REJECTED.
     STATUS_IS, incarnation, batch, {field: value}
 
 storage → consensus
@@ -78,6 +82,8 @@ DIGEST = 12
 VALUES = 13
 RESULTS = 14
 DIGEST_IS = 15
+ADMIN = 16
+ADMIN_DONE = 17
 
 DONE = 0
 REFUSED = 1

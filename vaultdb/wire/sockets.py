@@ -100,14 +100,25 @@ class Waiter:
         self._two_way = list(two_way)
         self._poll = select.poll()
         self._sockets: dict[int, Socket] = {}
+        self._unsure: list[Socket] = []
         for socket in (*self._two_way, *receiving):
-            fd = socket.getsockopt(zmq.FD)
-            assert isinstance(fd, int)
-            self._sockets[fd] = socket
-            self._poll.register(fd, select.POLLIN)
+            self.add(socket)
         for fd in descriptors:
             self._poll.register(fd, select.POLLIN)
-        self._unsure = list(self._sockets.values())
+
+    def add(self, socket: Socket) -> None:
+        """Wait for this socket too; one that is never sent on."""
+        fd = _descriptor(socket)
+        self._sockets[fd] = socket
+        self._poll.register(fd, select.POLLIN)
+        self._unsure.append(socket)
+
+    def remove(self, socket: Socket) -> None:
+        """To be called before the socket is closed."""
+        fd = _descriptor(socket)
+        del self._sockets[fd]
+        self._poll.unregister(fd)
+        self._unsure = [other for other in self._unsure if other is not socket]
 
     def wait(self, timeout_ms: float) -> set[Socket | int]:
         """The sockets that have messages and the descriptors that are readable; empty after `timeout_ms`."""
@@ -120,6 +131,12 @@ class Waiter:
                 ready.add(socket)
         self._unsure = [*self._two_way, *(source for source in ready if not isinstance(source, int))]
         return ready
+
+
+def _descriptor(socket: Socket) -> int:
+    fd = socket.getsockopt(zmq.FD)
+    assert isinstance(fd, int)
+    return fd
 
 
 def has_message(socket: Socket) -> bool:
