@@ -351,6 +351,8 @@ def members(
     state = "joint, on its way to the next one" if document["joint"] else "committed"
     state = state if document["committed"] else "not committed yet"
     click.echo(f"term {document['term']}; this membership (log index {document['index']}) is {state}")
+    if not document["can_add"]:
+        click.echo("No node can be added: the log does not reach back to its beginning any more.")
 
 
 @cli.command()
@@ -367,10 +369,19 @@ def promote(config_path: str | None, data_dir: str | None, overrides: tuple[str,
 @cli.command()
 @cluster_options
 @click.argument("name", metavar="NODE")
-def remove(config_path: str | None, data_dir: str | None, overrides: tuple[str, ...], name: str) -> None:
+@click.option("--force", is_flag=True, help="Also if no node could be added in its place.")
+def remove(
+    config_path: str | None, data_dir: str | None, overrides: tuple[str, ...], name: str, force: bool
+) -> None:  # fmt: skip
     """Take a node out of the cluster; its process is not stopped."""
     admin = admin_of(find_cluster(config_path, data_dir, overrides).config)
-    member = find_member(admin.members(), name)
+    document = admin.members()
+    member = find_member(document, name)
+    if not (document["can_add"] or force):
+        raise Unavailable(
+            f"{member['name']} could not be added again, nor any other node: the log does not reach back to its"
+            " beginning any more, and this release cannot send snapshots; --force removes it all the same"
+        )
     admin.change({"change": "remove", "id": member["id"]})
     click.echo(f"{member['name']} is no member any more.")
 

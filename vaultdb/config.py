@@ -32,7 +32,8 @@ Ms = Annotated[int, Field(ge=1, le=3_600_000)]
 Bytes = Annotated[int, Field(ge=64 * limits.KIB, le=1 << 44)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 MemberId = Annotated[int, Field(ge=0, le=10_000)]
-Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$")]
+HOST_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$"
+Host = Annotated[str, Field(pattern=HOST_PATTERN)]
 """A host name or an IPv4 address; it stands in `host:port` addresses."""
 
 STRICT = ConfigDict(extra="forbid", strict=True)

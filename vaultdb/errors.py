@@ -113,6 +113,10 @@ class ChangeRefused(Rejected):
     http_status = 409
 
 
+class ChangeNotYet(ChangeRefused):
+    """It may be possible in a moment: whoever passes it on may try again first."""
+
+
 class TooLarge(Rejected):
     code = "too_large"
     http_status = 413

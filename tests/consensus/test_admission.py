@@ -47,7 +47,7 @@ def admission(
 ) -> Admission:
     """Node 0's."""
     made = Admission(sender(0, cluster=""), promises or PromiseTable())
-    made.membership_changed(membership, INDEX, roster() if known is None else known, is_committed=True)
+    made.membership_changed(membership, INDEX, roster() if known is None else known)
     return made
 
 
@@ -161,7 +161,7 @@ def test_a_membership_changes_the_judgement_of_the_same_sender() -> None:
     """Planted bug: keeping what was judged by the membership before."""
     made = admission(roster(unbound=(1,)))
     assert made.standing(sender(1, disk=999)) is Standing.MEMBER
-    made.membership_changed(MEMBERS, INDEX + 1, roster(), is_committed=True)
+    made.membership_changed(MEMBERS, INDEX + 1, roster())
     assert made.standing(sender(1, disk=999)) is Standing.ASKER
 
 
@@ -201,17 +201,17 @@ def test_a_notice_to_a_predecessor_or_of_an_older_membership_says_nothing() -> N
 def test_a_later_membership_that_knows_the_disk_well_ends_it() -> None:
     """Planted bug: silenced for ever."""
     made = told(admission())
-    made.membership_changed(MEMBERS, INDEX + 5, roster(), is_committed=True)
+    made.membership_changed(MEMBERS, INDEX + 5, roster())
     assert made.is_silenced
-    made.membership_changed(MEMBERS, INDEX + 6, roster(unbound=(0,)), is_committed=True)
+    made.membership_changed(MEMBERS, INDEX + 6, roster(unbound=(0,)))
     assert not made.is_silenced
 
 
 def test_an_old_copy_stays_one_while_the_process_lives() -> None:
     made = told(admission(), reason=Reason.OLD_COPY)
-    made.membership_changed(MEMBERS, INDEX + 6, roster(), is_committed=True)
+    made.membership_changed(MEMBERS, INDEX + 6, roster())
     told(made, index=INDEX + 9)
-    made.membership_changed(MEMBERS, INDEX + 10, roster(), is_committed=True)
+    made.membership_changed(MEMBERS, INDEX + 10, roster())
     assert made.is_silenced
 
 
@@ -221,18 +221,35 @@ def test_a_node_that_its_own_log_removes_goes_on_until_that_is_said_to_be_commit
     """
     made = admission()
     without_me = roster()._replace(retired=(incarnation_text(100),))
-    made.membership_changed(Membership((1, 2)), INDEX + 1, without_me, is_committed=True)
+    made.membership_changed(Membership((1, 2)), INDEX + 1, without_me, roster())
     assert not made.is_silenced
     told(made, index=INDEX + 1, reason=Reason.REMOVED)
     assert made.is_silenced
 
 
+def test_a_node_that_its_own_committed_log_removes_needs_nobody_to_tell_it() -> None:
+    """After a restart perhaps nobody does. Planted bug: only a notice silences."""
+    made = admission()
+    made.membership_changed(Membership((1, 2)), INDEX + 1, roster()._replace(retired=(incarnation_text(100),)))
+    assert made.is_silenced
+    assert "not a member" in str(made.notice)
+
+
+def test_an_old_copy_is_unmasked_by_a_promise_that_is_heard_of_later() -> None:
+    """Planted bug: the judgement of its first frame stands."""
+    table = PromiseTable()
+    made = admission(promises=table)
+    old = sender(1)
+    assert made.standing(old) is Standing.MEMBER
+    table.note(old.incarnation, old.life + 1, old.start_term + 1, 1)
+    assert made.standing(old) is Standing.OUTCAST
+
+
 def test_a_removal_that_was_taken_back_silences_nobody() -> None:
     made = admission()
-    made.membership_changed(
-        Membership((1, 2)), INDEX + 1, roster()._replace(retired=(incarnation_text(100),)), is_committed=True
-    )
-    made.membership_changed(MEMBERS, INDEX, roster(), is_committed=True)
+    without_me = roster()._replace(retired=(incarnation_text(100),))
+    made.membership_changed(Membership((1, 2)), INDEX + 1, without_me, roster())
+    made.membership_changed(MEMBERS, INDEX, roster())
     assert not made.is_silenced
     told(made, index=INDEX, reason=Reason.REMOVED)
     assert not made.is_silenced
@@ -243,7 +260,7 @@ def test_a_node_finds_in_its_own_log_that_its_disk_is_another_one() -> None:
     made = admission()
     known = roster()
     other = known.members[0]._replace(incarnation=incarnation_text(999))
-    made.membership_changed(MEMBERS, INDEX + 1, known._replace(members={**known.members, 0: other}), is_committed=True)
+    made.membership_changed(MEMBERS, INDEX + 1, known._replace(members={**known.members, 0: other}))
     assert made.is_silenced
 
 

@@ -131,6 +131,7 @@ def test_the_members_document_says_who_is_connected_and_how_far(tmp_path: Path) 
         my_match_index=100,
         connected={2},
         caught_up_from=95,
+        can_add=True,
     )
     assert {field: document[field] for field in ("cluster_id", "leader", "term", "index", "committed", "joint")} == {
         "cluster_id": CLUSTER_ID,

@@ -531,3 +531,68 @@ def test_a_leader_of_another_cluster_of_the_same_name_is_not_heard(cluster: Clus
         follower.driver.on_frame(Frame(stranger, follower.node.id, [append]), cluster.now_ns)
     cluster.run(100)
     assert follower.raft.leader == leader.node.id
+
+
+def grown(cluster: Cluster, leader: Member, node: NodeId) -> Member:
+    """A learner that has everything and is bound."""
+    asked(cluster, leader, 900 + node, CHANGE, [add_of(node)])
+    learner = cluster.join(node)
+    cluster.until(
+        lambda: (
+            learner.raft.last_index == leader.raft.last_index
+            and settled(leader)
+            and bool(roster_of(leader).members[node].incarnation)
+        )
+    )
+    cluster.run(300)
+    return learner
+
+
+def test_a_change_that_is_slow_to_commit_is_not_refused_and_then_made(cluster: Cluster) -> None:
+    """The others' disks are stuck for longer than a request waits for a leader. Planted bug: the request meets its own
+    uncommitted entry and is told that another change is under way.
+    """
+    leader = formed(cluster)
+    grown(cluster, leader, 3)
+    others = [member for member in cluster.members if member is not leader]
+    for member in others:
+        member.syncs = False
+    leader.administer(77, CHANGE, [{"change": "promote", "id": 3}])
+    cluster.run(2500)
+    assert not leader.answers_to(77)
+    for member in others:
+        member.syncs = True
+    cluster.run(500)
+    [answer] = leader.answers_to(77)
+    assert answer[0] == ipc.ADMIN_DONE
+    assert 3 in leader.raft.membership.voters
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_voter_that_lags_behind_the_change_elects_a_new_one(cluster: Cluster, restarts: bool) -> None:
+    """Node 1 was cut off while 3 came and 0 went; then 0 and 2 die. {1, 3} is a quorum of {1, 2, 3}, and node 1 must
+    answer a candidate that its own log does not know, also when that has been restarted. Planted bug: a candidate that
+    has not heard yet what is committed does not say its cluster's id, and is taken for nobody.
+    """
+    leader = formed(cluster)
+    if leader.node.id != 2:
+        asked(cluster, leader, 1, TRANSFER, 2)
+    leader = cluster.members[2]
+    cluster.until(lambda: cluster.leader() is leader)
+    cluster.run(300)
+    cluster.isolated = {1}
+    cluster.run(300)
+    newcomer = grown(cluster, leader, 3)
+    asked(cluster, leader, 2, CHANGE, [{"change": "promote", "id": 3}])
+    cluster.run(300)
+    asked(cluster, leader, 3, CHANGE, [{"change": "remove", "id": 0}])
+    cluster.run(500)
+    cluster.members[0].kill()
+    cluster.members[2].kill()
+    if restarts:
+        newcomer.kill()
+    cluster.isolated = set()
+    if restarts:
+        newcomer.start()
+    cluster.run(10_000)
+    assert newcomer.raft.role is Role.LEADER

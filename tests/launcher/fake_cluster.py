@@ -35,6 +35,7 @@ class FakeMembers:
         self.leader = 0
         self.cluster_id = "ab" * 16
         self.next_id = 5
+        self.can_add = True
         self.asked: list[Any] = []
         self.failure: VaultError | None = None
         self.failure_after: VaultError | None = None
@@ -43,7 +44,7 @@ class FakeMembers:
         self._fail()
         return {
             "cluster_id": self.cluster_id, "leader": self.leader, "term": 4, "index": 9, "committed": True,
-            "joint": False, "members": self.rows,
+            "joint": False, "can_add": self.can_add, "members": self.rows,
         }  # fmt: skip
 
     def change(self, *changes: Document) -> Document:

@@ -69,6 +69,17 @@ def test_a_learner_is_promoted_by_name_or_id(run: Run, members: FakeMembers) -> 
     assert members.asked == [{"change": "promote", "id": 5}] * 2
 
 
+def test_a_member_that_could_not_be_added_again_is_removed_only_by_force(run: Run, members: FakeMembers) -> None:
+    """Otherwise the documented way to replace a node ends half-way, with one voter less for good."""
+    members.can_add = False
+    refused = run("remove", "node2")
+    assert refused.exit_code == 1
+    assert "node2 could not be added again" in refused.stderr
+    assert members.asked == []
+    assert "No node can be added" in run("members").stdout
+    assert run("remove", "node2", "--force").stdout == "node2 is no member any more.\n"
+
+
 def test_a_member_is_removed(run: Run, members: FakeMembers) -> None:
     assert run("remove", "node2").stdout == "node2 is no member any more.\n"
     assert [one["name"] for one in members.rows] == ["node0", "node1", "extra"]

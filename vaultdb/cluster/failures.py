@@ -42,6 +42,8 @@ def restart(configuration: Config, node: NodeConfig) -> str:
         seen = view.look_at_node(node)
         if seen.serves:
             return seen.role
+        if seen.notice:
+            raise Unavailable(f"{node.name} runs, and is not listened to: {seen.notice}")
         if seen.failure:
             raise Unavailable(f"{node.name} failed: {seen.failure}; see `logs {node.name}`")
         clock.sleep_ms(_POLL_MS)

@@ -44,13 +44,17 @@ class NodeView:
         return knows_leader and not answer.get("degraded")
 
     @property
+    def notice(self) -> str | None:
+        """Why the others do not listen to it."""
+        return ((self.answer or {}).get("consensus") or {}).get("notice")
+
+    @property
     def troubles(self) -> list[str]:
         """One sentence for the node if it failed, one if the others do not listen to it, and one for each process that
         ended and is not running again.
         """
-        notice = ((self.answer or {}).get("consensus") or {}).get("notice")
         waiting = [process for process in self.processes if process.get("state") == "waiting"]
-        return [str(sentence) for sentence in (self.failure, notice) if sentence] + [
+        return [str(sentence) for sentence in (self.failure, self.notice) if sentence] + [
             f"{process.get('name')} ended and will be restarted: {process.get('last_words') or 'it did not say why'}"
             for process in waiting
         ]

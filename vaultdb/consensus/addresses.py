@@ -3,16 +3,18 @@
 Of the members this node's own configuration file knows best, for the ids that it lists; then the roster; then what the
 cluster told a node when it joined. Two kinds of nodes are not, or not yet, in the roster of this node's own log, and
 must be answered all the same: a leader or candidate that became a member after the point to which this log reaches, and
-a node that was removed and should be told so. They are known by the HELLO that begins every connection; a node that has
-just been removed stays connected as long as it lives.
+a node that was removed and should be told so. They are known by the HELLO that begins every connection, and that
+whoever stands or leads repeats; a leader's address is not forgotten when the connection to it breaks, for its own may
+hold. A node that has just been removed stays connected as long as it lives.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import NamedTuple
 
-from vaultdb.config import NodeAddress, NodeConfig
+from vaultdb.config import HOST_PATTERN, NodeAddress, NodeConfig
 from vaultdb.consensus.members import Roster
 from vaultdb.raft.membership import Membership
 from vaultdb.raft.messages import NodeId
@@ -61,12 +63,15 @@ class AddressBook:
         self._strangers = {node: address for node, address in self._strangers.items() if node not in self._members}
 
     def said_hello(self, node: NodeId, address: Address) -> None:
+        """What is no address is passed over."""
+        if not re.match(HOST_PATTERN, address.host) or not 0 < address.port < 1 << 16:
+            return
         if node != self._id and node not in self._members and self._strangers.get(node) != address:
             self._add_stranger(node, address)
             self.is_changed = True
 
     def disconnected(self, node: NodeId) -> None:
-        """A stranger whose connection broke is not waited for."""
+        """A stranger, other than the leader, whose connection broke is not waited for."""
         self.is_changed |= self._strangers.pop(node, None) is not None
 
     def _add_stranger(self, node: NodeId, address: Address) -> None:

@@ -24,7 +24,7 @@ from vaultdb.consensus.answers import Answers
 from vaultdb.consensus.members import Roster, render
 from vaultdb.consensus.peer_format import Admin, AdminAnswer
 from vaultdb.consensus.surroundings import Peers
-from vaultdb.errors import REJECTIONS, BadRequest, Busy, ChangeRefused, Rejected, Unavailable
+from vaultdb.errors import REJECTIONS, BadRequest, Busy, ChangeNotYet, ChangeRefused, Rejected, Unavailable
 from vaultdb.raft.messages import NOBODY, NodeId
 from vaultdb.raft.node import RaftNode
 from vaultdb.raft.state import Role
@@ -207,13 +207,21 @@ class Administration:
     def _change(self, request: Request, view: View, now_ns: int) -> None:
         """Propose it, once what was proposed before it is through."""
         raft = self._raft
-        if not raft.is_membership_committed or raft.membership.is_joint or raft.transferring != NOBODY:
+        is_under_way = not raft.is_membership_committed or raft.membership.is_joint
+        if is_under_way and request.term == raft.term and request.leader == self._id:
+            return  # perhaps this very one: only what comes of it can answer
+        if is_under_way or raft.transferring != NOBODY:
             if now_ns >= request.refuse_at_ns:
                 raise ChangeRefused("another change of the members or of the leader is under way")
             return
         planned = changes.plan(request.argument, raft.membership, view.roster, log_is_whole=view.log_is_whole)
-        raft.propose_membership(planned.changes, context=render(planned.roster))
-        self._given(request, now_ns)
+        try:
+            raft.propose_membership(planned.changes, context=render(planned.roster))
+        except ChangeNotYet:
+            if now_ns >= request.refuse_at_ns:
+                raise
+        else:
+            self._given(request, now_ns)
 
     def _transfer(self, request: Request, now_ns: int) -> None:
         raft, target = self._raft, request.argument

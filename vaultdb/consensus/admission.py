@@ -75,6 +75,8 @@ class Admission:
         self._roster = UNFORMED
         self._cluster_id = ""
         """Once it is committed: a leader that was cut off while it formed the cluster may have thought of another."""
+        self._retired: frozenset[str] = frozenset()
+        """Those whose retirement is committed: until then the cluster may need their votes, and ask for them."""
         self._judged: dict[NodeId, _Judgement] = {}
         self._heard: dict[NodeId, str] = {me.src: incarnation_text(me.incarnation)}
         self._next_notice_ns: dict[NodeId, int] = {}
@@ -101,10 +103,13 @@ class Admission:
     def is_silenced(self) -> bool:
         return self._notice is not None
 
-    def membership_changed(self, membership: Membership, index: int, roster: Roster, *, is_committed: bool) -> None:
-        """The newest membership is another one, or has just been committed."""
-        if is_committed:
-            self._cluster_id = roster.cluster_id
+    def membership_changed(
+        self, membership: Membership, index: int, roster: Roster, decided: Roster | None = None
+    ) -> None:
+        """The newest membership, or the newest committed one, is another. `decided`: the roster of the latter; None: it
+        is the same.
+        """
+        self._cluster_id, self._retired = (decided or roster).cluster_id, frozenset((decided or roster).retired)
         self._membership, self._index, self._roster = membership, index, roster
         self._judged.clear()
         self._heard = {self._me.src: incarnation_text(self._me.incarnation)}
@@ -112,7 +117,8 @@ class Admission:
             known = {int(member.incarnation, 16) for member in roster.members.values() if member.incarnation}
             self._promises.keep(known | {self._me.incarnation})
         own = self._judge(self.me)
-        if own.reason is Reason.WIPED:
+        is_removed = own.reason is Reason.REMOVED and (decided is None or decided == roster)
+        if own.reason is Reason.WIPED or is_removed:
             # Void as soon as the log no longer says so.
             self._silence(self._objection(own, self.me)._replace(index=0))
         elif own.reason is None and self._is_void(self._notice, index):
@@ -124,13 +130,17 @@ class Admission:
     def standing(self, sender: Sender) -> Standing:
         """Cheap for a sender that has not changed."""
         judged = self._judged.get(sender.src)
-        if judged is None or judged.sender != sender:
+        if judged is None or judged.sender != sender or self._is_unmasked(judged):
             if len(self._judged) >= _SENDERS_MAX:
                 self._forget_senders()
             judged = self._judged[sender.src] = self._judge(sender)
             if judged.standing in (Standing.MEMBER, Standing.ASKER):
                 self._heard[sender.src] = incarnation_text(sender.incarnation)
         return judged.standing
+
+    def _is_unmasked(self, judged: _Judgement) -> bool:
+        """What an old copy had promised was heard of only after it was judged."""
+        return judged.standing is not Standing.OUTCAST and self._promises.is_broken_by(judged.sender)
 
     def _forget_senders(self) -> None:
         """There are not so many nodes: somebody invents them."""
@@ -178,7 +188,8 @@ class Admission:
         if self._promises.is_broken_by(sender):
             return _Judgement(sender, Standing.OUTCAST, Reason.OLD_COPY)
         if incarnation in roster.retired:
-            return _Judgement(sender, Standing.OUTCAST, Reason.REMOVED)
+            standing = Standing.OUTCAST if incarnation in self._retired else Standing.ASKER
+            return _Judgement(sender, standing, Reason.REMOVED)
         # Whoever leads, or stands, after members have changed or were bound has the cluster's id in its log.
         newer = Standing.ASKER if sender.cluster_id else Standing.OUTCAST
         if nodes and src not in nodes:

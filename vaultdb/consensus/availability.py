@@ -6,7 +6,7 @@ from vaultdb.consensus.admission import Admission
 from vaultdb.consensus.surroundings import Peers, Writer
 from vaultdb.raft.messages import NOBODY, NodeId
 from vaultdb.raft.node import RaftNode
-from vaultdb.raft.quorum import has_quorum, majority
+from vaultdb.raft.quorum import majority
 from vaultdb.raft.state import Role
 
 STALLED_MS = 1_000
@@ -30,7 +30,12 @@ class Availability:
         """Leader, with a disk that works, and connected to enough voters: otherwise a proposal would end as unknown."""
         if self._raft.role is not Role.LEADER or self.is_stalled or self._admission.is_silenced:
             return False
-        return has_quorum(self._raft.membership.voter_sets, self._reached)
+        connected, me = self._peers.connected, self._raft.id
+        return all(
+            sum(voter == me or voter in connected for voter in voters) >= majority(len(voters))
+            for voters in self._raft.membership.voter_sets
+            if voters
+        )
 
     @property
     def reaches_leader(self) -> bool:

@@ -15,6 +15,7 @@ from vaultdb.raft.messages import NodeId
 
 _KINDS = {"promote": ChangeKind.VOTER, "demote": ChangeKind.LEARNER, "remove": ChangeKind.REMOVE}
 _ADD = "add"
+_WILDCARDS = ("0.0.0.0", "0")
 _ADDRESS_FIELDS = ("name", "host", "http_port", "peer_port", "native_port")
 
 
@@ -76,6 +77,8 @@ def _new_member(fields: Mapping[str, Any], membership: Membership, roster: Roste
         raise BadRequest(f"the new member's {where}: {fault['msg']} (value {fault['input']!r})") from error
     if len(member.addresses) < len({"http", "peer", "native"}):
         raise BadRequest(f"the ports of {member.name!r} must be three different ones")
+    if member.host in _WILDCARDS:
+        raise BadRequest(f"the new member's host {member.host!r} is no address at which the others could reach it")
     if node in membership.nodes or node in roster.members:
         raise ChangeRefused(f"node {node} is a member already")
     for other, known in roster.members.items():

@@ -164,9 +164,10 @@ class Driver:
         if connected:
             self._peers.send(peer, self._hello)
             return
-        self._addresses.disconnected(peer)
         if peer == self._raft.leader:
             self._raft.leader_unreachable()
+        else:
+            self._addresses.disconnected(peer)
 
     def on_durable(self, completions: Iterable[Completion]) -> None:
         """The log writer reports: now what asserted those writes may leave."""
@@ -270,6 +271,9 @@ class Driver:
         self._led_from = (state.term, self._raft.last_index) if state.role is Role.LEADER else (0, 0)
         if state.leader != NOBODY:
             self.leader_changes_total += 1
+        if state.role is not Role.FOLLOWER:
+            for peer in self._peers.connected:
+                self._peers.send(peer, self._hello)
         self._logger.info("role", role=state.role.value, leader=state.leader, term=state.term)
 
     def _begin_anew(self, snapshot: Snapshot) -> None:
@@ -281,17 +285,22 @@ class Driver:
     # Membership.
 
     def _follow_membership(self) -> None:
-        if self._raft.membership is not self._membership or self._raft.is_membership_committed != self._is_committed:
+        raft = self._raft
+        if raft.membership is not self._membership or raft.committed_membership is not self._decided:
             self._take_membership()
 
     def _take_membership(self) -> None:
         """The newest membership is another one, or was committed: everybody who depends on it hears of it."""
-        self._membership = self._raft.membership
-        self._is_committed = self._raft.is_membership_committed
+        self._membership, self._decided = self._raft.membership, self._raft.committed_membership
+        if self._membership is self._decided:
+            self._logger.info(
+                "members",
+                index=self._raft.membership_index,
+                **{name: value for name, value in self._membership._asdict().items() if value and name != "context"},
+            )
         self._roster = members.parse(self._membership.context)
-        self._admission.membership_changed(
-            self._membership, self._raft.membership_index, self._roster, is_committed=self._is_committed
-        )
+        decided = members.parse(self._decided.context)
+        self._admission.membership_changed(self._membership, self._raft.membership_index, self._roster, decided)
         self._addresses.membership_changed(self._membership, self._roster, self._peers.connected)
         self._retention.membership_changed()
 
@@ -310,7 +319,7 @@ class Driver:
             self._administration.turn(now_ns, view)
 
     def _members_document(self) -> dict[str, Any]:
-        return status.members_of(self._raft, self._roster, self._peers.connected)
+        return status.members_of(self._raft, self._log, self._roster, self._peers.connected)
 
     # Proposals and reads.
 

@@ -171,9 +171,10 @@ def members_document(
     my_match_index: int | None,
     connected: Iterable[NodeId],
     caught_up_from: int,
+    can_add: bool,
 ) -> dict[str, Any]:
     """The members as one node sees them, for people and programs. `progress` and `my_match_index` are a leader's;
-    `caught_up_from`: the match index from which a learner may be promoted.
+    `caught_up_from`: the match index from which a learner may be promoted; `can_add`: a new node could be brought up.
     """
     reached = {*connected, me}
 
@@ -203,6 +204,7 @@ def members_document(
         "index": index,
         "committed": is_committed,
         "joint": membership.is_joint,
+        "can_add": can_add,
         "members": [fields(node) for node in membership.nodes],
     }
 

@@ -50,7 +50,7 @@ def peers_of(raft: RaftNode, connected: Collection[NodeId]) -> list[dict[str, An
     return found
 
 
-def members_of(raft: RaftNode, roster: Roster, connected: Collection[NodeId]) -> dict[str, Any]:
+def members_of(raft: RaftNode, log: WriteAheadLog, roster: Roster, connected: Collection[NodeId]) -> dict[str, Any]:
     """The members document from this node's point of view."""
     leads = raft.role is Role.LEADER
     return members_document(
@@ -64,5 +64,6 @@ def members_of(raft: RaftNode, roster: Roster, connected: Collection[NodeId]) ->
         me=raft.id,
         my_match_index=raft.stable_index if leads else None,
         connected=connected,
+        can_add=log.base_index == 0,
         caught_up_from=raft.last_index - _PROMOTION_LAG_MAX,
     )

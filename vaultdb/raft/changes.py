@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vaultdb.errors import ChangeRefused
+from vaultdb.errors import ChangeNotYet, ChangeRefused
 from vaultdb.raft import membership
 from vaultdb.raft.log import RaftLog
 from vaultdb.raft.membership import Change, Membership
@@ -19,9 +19,9 @@ def check_may_begin(log: RaftLog, replication: Replication) -> None:
     change the membership that the other did not know, and have majorities that do not meet. Raises ChangeRefused.
     """
     if not replication.has_term_commit:
-        raise ChangeRefused("the leader has committed nothing in its term yet; try again")
+        raise ChangeNotYet("the leader has committed nothing in its term yet; try again")
     if log.membership_index > log.commit_index:
-        raise ChangeRefused(f"the change at index {log.membership_index} is not committed yet")
+        raise ChangeNotYet(f"the change at index {log.membership_index} is not committed yet")
 
 
 def target(current: Membership, changes: Sequence[Change], context: str | None, *, joint: bool | None) -> Membership:
@@ -44,7 +44,7 @@ def check_safe(wanted: Membership, log: RaftLog, replication: Replication, lag_m
             _check_caught_up(node, log, replication, lag_max)
     if not has_quorum(wanted.voter_sets, replication.alive):
         heard = sorted(replication.alive & {*wanted.voters})
-        raise ChangeRefused(f"of the voters {list(wanted.voters)} only {heard} are heard: there would be no quorum")
+        raise ChangeNotYet(f"of the voters {list(wanted.voters)} only {heard} are heard: there would be no quorum")
 
 
 def _check_caught_up(node: NodeId, log: RaftLog, replication: Replication, lag_max: int) -> None:
@@ -52,7 +52,7 @@ def _check_caught_up(node: NodeId, log: RaftLog, replication: Replication, lag_m
     if progress is None:
         raise ChangeRefused(f"node {node} is no learner; a new voter must have caught up as a learner first")
     if not progress.is_alive:
-        raise ChangeRefused(f"node {node} is not heard")
+        raise ChangeNotYet(f"node {node} is not heard")
     lag = log.last_index - progress.match_index
     if progress.state is not ProgressState.REPLICATE or lag > lag_max:
-        raise ChangeRefused(f"node {node} has not caught up: it lacks {lag} entries")
+        raise ChangeNotYet(f"node {node} has not caught up: it lacks {lag} entries")

@@ -335,6 +335,11 @@ class RaftNode:
         return self._log.membership_index
 
     @property
+    def committed_membership(self) -> Membership:
+        """The newest that is known to be committed here."""
+        return self._log.membership_at(self._log.commit_index)
+
+    @property
     def is_membership_committed(self) -> bool:
         return self._log.membership_index <= self._log.commit_index
 
