@@ -223,6 +223,8 @@ def test_a_node_that_its_own_log_removes_goes_on_until_that_is_said_to_be_commit
     without_me = roster()._replace(retired=(incarnation_text(100),))
     made.membership_changed(Membership((1, 2)), INDEX + 1, without_me, roster())
     assert not made.is_silenced
+    made.membership_changed(Membership((1, 2)), INDEX + 1, roster(), roster())  # the details follow later
+    assert not made.is_silenced
     told(made, index=INDEX + 1, reason=Reason.REMOVED)
     assert made.is_silenced
 

@@ -140,6 +140,7 @@ class Administrator:
         what, node = wish
         if what != "add":
             return {"change": what, "id": node}
+        self._around.restart(self._around.members[node])
         me = self._around.members[node].node.me
         return {
             "change": what,

@@ -87,8 +87,6 @@ class Cluster:
             self._add(self._config(None).node(node))
         for node in range(self.plan.nodes, self.plan.nodes + self.plan.spares):
             self._add(self._config(node).node(node, joins=True))
-        self.ever_members: set[NodeId] = set()
-        """By anybody's log: an id that was given once is never given again."""
         self.history: list[Operation] = []
         self.witness = Witness()
         self.numbers = Numbers()
@@ -128,8 +126,8 @@ class Cluster:
 
     def run(self) -> None:
         self.world.note(f"plan {self.plan}")
-        for member in self.members.values():
-            member.start()
+        for node in range(self.plan.nodes):
+            self.members[node].start()
         for client in self.clients:
             client.begin()
         self.nemesis.begin()
@@ -152,7 +150,7 @@ class Cluster:
         return [self.members[node] for node in sorted(known)]
 
     def strangers(self) -> list[NodeId]:
-        return [node for node, member in self.members.items() if member.is_up and node not in self.ever_members]
+        return [node for node, member in self.members.items() if not member.life]
 
     def _sent(self, src: NodeId, item: object) -> None:
         member = self.members[src]
@@ -174,7 +172,7 @@ class Cluster:
             member.pace.slowness = 1.0
             if member.is_up:
                 member.writer.release()
-            else:
+            elif member.life:
                 member.start()
 
     def _check_history(self) -> None:

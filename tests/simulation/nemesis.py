@@ -30,7 +30,9 @@ class Surroundings(Protocol):
     def servers(self) -> Sequence[Member]: ...
 
     def strangers(self) -> list[NodeId]:
-        """Nodes that have never been members."""
+        """Nodes that were never started: an id is given once, and a second request to add it could be done after it
+        was removed again.
+        """
         ...
 
 
@@ -55,6 +57,7 @@ class Nemesis:
             (1, self.bridge),
             (2, self.isolate),
             (2, self.isolate_leader),
+            (2, self.freeze_leader),
             (2, self.mend),
             (2, self.disconnect),
             (2, self.slow_disk),
@@ -78,7 +81,7 @@ class Nemesis:
         self.begin()
 
     def _anyone(self) -> Member:
-        return self._world.rng.choice(list(self._around.members.values()))
+        return self._world.rng.choice([member for member in self._around.members.values() if member.life])
 
     def _leader(self, otherwise: Member) -> Member:
         leaders = [member for member in self._around.members.values() if member.is_leader]
@@ -121,15 +124,24 @@ class Nemesis:
     # Disks that are not what they were (rows 23, 24).
 
     def wipe(self, member: Member) -> None:
-        """The node loses all that it stored, and comes back under its id. Only where this is to be noticed: where all
-        members' disks hold the incarnation that it was known by.
-        """
+        """The node loses all that it stored, after another one has fallen behind, and comes back under its id."""
+        others = self._fellow_members(member)
+        if others:
+            self.isolate(self._world.rng.choice(others))
+            self._world.after(self._world.around_ms(250), self._wipe_now, member)
+
+    def _wipe_now(self, member: Member) -> None:
+        """Only where this is to be noticed: where all members' disks hold the incarnation that it was known by."""
         others = self._fellow_members(member)
         known = incarnation_text(member.disk.incarnation)
-        if others and all(incarnation_on(other, member.id) == known for other in others):
-            self._world.note(f"the disks of n{member.id} are wiped")
-            self._lose(member)
-            member.new_disk()
+        if self.is_over or not others or any(incarnation_on(other, member.id) != known for other in others):
+            return
+        self._world.note(f"the disks of n{member.id} are wiped")
+        self._lose(member)
+        member.new_disk()
+        if self._world.chance(0.7):
+            self.crash_leader(member)
+            self._network.mend()
 
     def put_back_an_old_copy(self, member: Member) -> None:
         """A copy of the disks is made, or the last one is put back. The latter only where this is to be noticed: where
@@ -148,7 +160,7 @@ class Nemesis:
         if member.is_up:
             member.crash()
         member.is_lost = True
-        self._world.after(self._world.around_ms(400), self._around.restart, member)
+        self._world.after(self._world.around_ms(100), self._around.restart, member)
 
     def _fellow_members(self, member: Member) -> list[Member]:
         """The other members, if there is a quorum without this one, and none of them is lost already."""
@@ -208,6 +220,13 @@ class Nemesis:
         links = list(links)
         self._network.block(links)
         self._world.after(self._world.around_ms(self._around.plan.partition_ms), self._network.unblock, links)
+
+    def freeze_leader(self, member: Member) -> None:
+        """It stands still, and is alone when it wakes."""
+        leader = self._leader(member)
+        if leader.is_up:
+            self.isolate(leader)
+            leader.pause(self._world.between_ms(200.0, 1_000.0))
 
     def mend(self, _: Member) -> None:
         self._world.note("all links are mended")

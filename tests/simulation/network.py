@@ -20,6 +20,8 @@ Link = tuple[NodeId, NodeId]
 
 _RAFT = frozenset(KINDS)
 _RECONNECT_MS = (5.0, 60.0)
+_TOLD_MS = ((1.0, 30.0), (50.0, 400.0))
+"""Until a connection breaks whose link is blocked: reset, or by heartbeats."""
 _SILENT_BREAK_MS = (300.0, 2_000.0)
 """Until a connection whose other end fell silent is given up."""
 
@@ -87,7 +89,8 @@ class Network:
             self.blocked.add(link)
             if self._world.chance(self._plan.is_told):
                 for way in (link, link[::-1]):
-                    self._world.after(self._world.between_ms(20.0, 400.0), self._break_if_blocked, way)
+                    delays = self._world.rng.choice(_TOLD_MS)
+                    self._world.after(self._world.between_ms(*delays), self._break_if_blocked, way)
 
     def unblock(self, links: Iterable[Link]) -> None:
         links = sorted(links)
@@ -103,6 +106,7 @@ class Network:
         self._forget(link)
         endpoint = self.endpoints[src]
         if endpoint.is_up and dst in endpoint.connected:
+            self._world.note(f"n{src} loses its connection to n{dst}")
             endpoint.connected.discard(dst)
             endpoint.connection_changed(dst, connected=False)
             self.connect_soon(link)

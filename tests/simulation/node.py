@@ -247,7 +247,6 @@ class Member:
         self.driver.turn(now_ns, now_ns // NS_PER_MS, self.clock.now_ns())
         self.cluster.checks.commits.on_step(self, self.raft)
         self.cluster.checks.durability.on_step(self, self.raft)
-        self.cluster.ever_members.update(self.raft.membership.nodes)
         if self.raft.role is Role.LEADER and self._led_term != self.raft.term:
             self._led_term = self.raft.term
             self.cluster.administrator.led_by(self)

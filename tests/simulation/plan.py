@@ -69,7 +69,7 @@ class Plan:
         append_bytes = rng.choice((40, 100, 400))
         return Plan(
             nodes=rng.choice((3, 3, 5)),
-            spares=rng.choice((1, 3, 5)),
+            spares=rng.choice((1, 3, 6)),
             pre_vote=rng.random() < 0.85,
             leases=rng.random() < 0.8,
             safety_ms=rng.choice((8_000, 12_000)),
@@ -89,7 +89,7 @@ class Plan:
             clients=rng.choice((4, 8, 12)),
             keys=rng.choice((1, 2, 4)),
             think_ms=rng.choice((5.0, 40.0)),
-            reads=rng.choice((0.3, 0.5, 0.7)),
+            reads=rng.choice((0.3, 0.6, 0.8)),
             queued=rng.choice((0.0, 0.1)),
             fault_ms=rng.choice((250.0, 600.0, 1500.0)),
             partition_ms=rng.choice((200.0, 800.0)),

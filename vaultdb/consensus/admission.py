@@ -106,8 +106,8 @@ class Admission:
     def membership_changed(
         self, membership: Membership, index: int, roster: Roster, decided: Roster | None = None
     ) -> None:
-        """The newest membership, or the newest committed one, is another. `decided`: the roster of the latter; None: it
-        is the same.
+        """The newest membership, or the newest committed one, is another. `decided`: the roster of the latter; None:
+        they are one and the same.
         """
         self._cluster_id, self._retired = (decided or roster).cluster_id, frozenset((decided or roster).retired)
         self._membership, self._index, self._roster = membership, index, roster
@@ -117,8 +117,8 @@ class Admission:
             known = {int(member.incarnation, 16) for member in roster.members.values() if member.incarnation}
             self._promises.keep(known | {self._me.incarnation})
         own = self._judge(self.me)
-        is_removed = own.reason is Reason.REMOVED and (decided is None or decided == roster)
-        if own.reason is Reason.WIPED or is_removed:
+        is_removed_for_good = own.reason is Reason.REMOVED and decided is None
+        if own.reason is Reason.WIPED or is_removed_for_good:
             # Void as soon as the log no longer says so.
             self._silence(self._objection(own, self.me)._replace(index=0))
         elif own.reason is None and self._is_void(self._notice, index):
@@ -193,7 +193,9 @@ class Admission:
         # Whoever leads, or stands, after members have changed or were bound has the cluster's id in its log.
         newer = Standing.ASKER if sender.cluster_id else Standing.OUTCAST
         if nodes and src not in nodes:
-            return _Judgement(sender, newer, Reason.REMOVED if src < roster.next_id else None)
+            # Another incarnation may be of a member that this log does not reach to.
+            was_member = member is not None and member.incarnation == incarnation
+            return _Judgement(sender, newer, Reason.REMOVED if was_member else None)
         if member is not None and member.incarnation not in ("", incarnation):
             return _Judgement(sender, newer, Reason.WIPED)
         return _Judgement(sender, Standing.MEMBER, None)

@@ -292,14 +292,15 @@ class Driver:
     def _take_membership(self) -> None:
         """The newest membership is another one, or was committed: everybody who depends on it hears of it."""
         self._membership, self._decided = self._raft.membership, self._raft.committed_membership
-        if self._membership is self._decided:
+        is_decided = self._membership is self._decided
+        if is_decided:
             self._logger.info(
                 "members",
                 index=self._raft.membership_index,
                 **{name: value for name, value in self._membership._asdict().items() if value and name != "context"},
             )
         self._roster = members.parse(self._membership.context)
-        decided = members.parse(self._decided.context)
+        decided = None if is_decided else members.parse(self._decided.context)
         self._admission.membership_changed(self._membership, self._raft.membership_index, self._roster, decided)
         self._addresses.membership_changed(self._membership, self._roster, self._peers.connected)
         self._retention.membership_changed()

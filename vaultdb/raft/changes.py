@@ -54,5 +54,6 @@ def _check_caught_up(node: NodeId, log: RaftLog, replication: Replication, lag_m
     if not progress.is_alive:
         raise ChangeNotYet(f"node {node} is not heard")
     lag = log.last_index - progress.match_index
-    if progress.state is not ProgressState.REPLICATE or lag > lag_max:
+    knows_itself = progress.match_index >= log.membership_index
+    if progress.state is not ProgressState.REPLICATE or lag > lag_max or not knows_itself:
         raise ChangeNotYet(f"node {node} has not caught up: it lacks {lag} entries")

@@ -35,7 +35,7 @@ def old_terms_are_committed_by_counting(patches: Patches) -> None:
     patches.setattr(Replication, "maybe_commit", maybe_commit)
 
 
-@bug(2, seeds=100, symptom="voted in term|has two leaders")
+@bug(2, seeds=200, symptom="voted in term|has two leaders")
 def votes_are_not_persisted(patches: Patches) -> None:
     original = RaftNode.ready
 
@@ -123,7 +123,7 @@ def appends_commit_an_unmatched_tail(patches: Patches) -> None:
     patches.setattr(protocol, "accept_append", accept_append)
 
 
-@bug(5, seeds=20, symptom="acknowledged|for durable|" + LOST)
+@bug(5, seeds=60, symptom="acknowledged|for durable|" + LOST)
 def a_late_append_truncates(patches: Patches) -> None:
     original = RaftLog.merge
 

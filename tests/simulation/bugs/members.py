@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.simulation.bugs.planting import DEAD, FOLLOWERS, LOST, Patches, bug
+from tests.simulation.bugs.planting import FOLLOWERS, LOST, Patches, bug
 from vaultdb.consensus.admission import Admission, Reason, Standing, _Judgement
 from vaultdb.consensus.peer_format import Sender
 from vaultdb.consensus.promises import PromiseTable
@@ -120,18 +120,15 @@ def a_late_snapshot_takes_the_commit_back(patches: Patches) -> None:
         patches.setitem(HANDLERS[role], InstallSnapshot, on_install_snapshot)
 
 
-@bug(27, seeds=500, symptom=DEAD)
-def a_conflicting_entry_at_its_index_stops_a_snapshot(patches: Patches) -> None:
-    """A follower believes that it needs no snapshot of an index that its log reaches, whatever stands there."""
+@bug(27, seeds=500, symptom="takes .* for durable|" + LOST)
+def a_snapshot_confirms_a_conflicting_log(patches: Patches) -> None:
+    """A follower believes that its log holds an index, whatever the term there."""
     original = Protocol.on_install_snapshot
 
     def on_install_snapshot(self: Protocol, message: InstallSnapshot) -> None:
         if self.log.commit_index < message.index <= self.log.last_index:
-            self._follow(message.src)
-            answer = AppendResponse(self.id, message.src, self.term, True, self.log.commit_index, 0, 0)
-            self.after_sync.append(answer)
-        else:
-            original(self, message)
+            message = message._replace(index_term=self.log.term(message.index))
+        original(self, message)
 
     for role in FOLLOWERS:
         patches.setitem(HANDLERS[role], InstallSnapshot, on_install_snapshot)

@@ -56,7 +56,7 @@ def reads_need_no_round(patches: Patches) -> None:
     patches.setattr(ReadRounds, "confirm_self", confirm_self)
 
 
-@bug(12, seeds=500, symptom=STALE)
+@bug(12, seeds=1000, symptom=STALE)
 def a_lease_counts_from_the_receipt_of_the_answer(patches: Patches) -> None:
     original, original_clock = Protocol.on_heartbeat_response, RaftNode.clock
     received: dict[Protocol, set[int]] = {}
@@ -76,7 +76,7 @@ def a_lease_counts_from_the_receipt_of_the_answer(patches: Patches) -> None:
     patches.setattr(RaftNode, "clock", clock)
 
 
-@bug(12, seeds=500, symptom=STALE)
+@bug(12, seeds=1000, symptom=STALE)
 def a_lease_counts_ticks_that_stall(patches: Patches) -> None:
     def clock(self: RaftNode, _now_us: int) -> None:
         self._protocol.now_us = 1 + self._protocol.ticks * 10_000
@@ -84,7 +84,7 @@ def a_lease_counts_ticks_that_stall(patches: Patches) -> None:
     patches.setattr(RaftNode, "clock", clock)
 
 
-@bug(12, seeds=500, symptom=STALE)
+@bug(12, seeds=1000, symptom=STALE)
 def a_lease_counts_from_before_the_turn(patches: Patches) -> None:
     """The clock was read before what the turn answers had arrived."""
     original = Driver.turn
@@ -95,16 +95,16 @@ def a_lease_counts_from_before_the_turn(patches: Patches) -> None:
     patches.setattr(Driver, "turn", turn)
 
 
-@bug(12, seeds=500, symptom=STALE)
+@bug(12, seeds=1000, symptom=STALE)
 def a_lease_is_longer_than_the_promise(patches: Patches) -> None:
     def longer(node: Any) -> RaftConfig:
         config = raft_config(node)
-        return replace(config, lease_us=config.lease_us * 2)
+        return replace(config, lease_us=config.lease_us * 3)
 
     patches.setattr(simulated_node, "raft_config", longer)
 
 
-@bug(12, seeds=500, symptom=STALE)
+@bug(12, seeds=1000, symptom=STALE)
 def a_promise_ends_with_the_connection(patches: Patches) -> None:
     original = ElectionTimer.lost_leader
 
@@ -125,7 +125,7 @@ def a_promise_is_forgotten_by_a_restart(patches: Patches) -> None:
     patches.setattr(ElectionTimer, "__init__", init)
 
 
-@bug(13, seeds=500, symptom=STALE)
+@bug(13, seeds=1000, symptom=STALE)
 def a_lease_is_kept_while_leadership_is_handed_over(patches: Patches) -> None:
     def has_lease(self: Protocol) -> bool:
         replication = self.replication
