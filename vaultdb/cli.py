@@ -283,12 +283,13 @@ def show_logs(
         name = name if name in known else find_node(configuration, name).name
         known = {name: known[name]}
     width = max(len(one) for one in known) if name is None else 0
+    followers = {one: logfiles.Follower(path) for one, path in known.items()}
     for one, path in known.items():
-        for line in logfiles.tail(path, lines):
+        for line in logfiles.tail(path, lines, followers[one].begins_at):
             click.echo(f"{one:{width}} | {line}" if width else line)
     if follow:
         with contextlib.suppress(KeyboardInterrupt):
-            for one, line in logfiles.follow(known):
+            for one, line in logfiles.follow(followers):
                 click.echo(f"{one:{width}} | {line}" if width else line)
 
 

@@ -80,11 +80,11 @@ def _text_after(path: Path, offset: int) -> str:
         return ""
 
 
-def tail(path: Path, lines: int) -> list[str]:
-    """The last `lines` lines; none when there is no such file."""
+def tail(path: Path, lines: int, end: int = -1) -> list[str]:
+    """The last `lines` lines before offset `end`, -1: of the file; none when there is no such file."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return [line.rstrip("\n") for line in deque(file, maxlen=lines)]
+        with open(path, "rb") as file:
+            return list(deque(file.read(end).decode(errors="replace").splitlines(), maxlen=lines))
     except OSError:
         return []
 
@@ -94,7 +94,7 @@ class Follower:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._offset = path.stat().st_size if path.exists() else 0
+        self._offset = self.begins_at = path.stat().st_size if path.exists() else 0
         self._rest = b""
 
     def new_lines(self) -> Iterator[str]:
@@ -110,9 +110,8 @@ class Follower:
                 yield line.decode(errors="replace")
 
 
-def follow(chosen: dict[str, Path]) -> Iterator[tuple[str, str]]:
+def follow(followers: dict[str, Follower]) -> Iterator[tuple[str, str]]:
     """(name, line) of each line that is appended to one of the files, for ever."""
-    followers = {name: Follower(path) for name, path in chosen.items()}
     while True:
         for name, follower in followers.items():
             for line in follower.new_lines():
