@@ -58,6 +58,7 @@ class Nemesis:
             (2, self.isolate),
             (2, self.isolate_leader),
             (2, self.freeze_leader),
+            (2, self.desert_leader),
             (2, self.mend),
             (2, self.disconnect),
             (2, self.slow_disk),
@@ -227,6 +228,16 @@ class Nemesis:
         if leader.is_up:
             self.isolate(leader)
             leader.pause(self._world.between_ms(200.0, 1_000.0))
+
+    def desert_leader(self, member: Member) -> None:
+        """The others learn at once that it is gone; it does not, and is asked for reads."""
+        leader = self._leader(member)
+        self.isolate(leader)
+        for other in self._around.members.values():
+            if other.is_up and leader.id in other.connected:
+                self._world.after(
+                    self._world.between_ms(0.0, 5.0), self._network.break_connection, (other.id, leader.id)
+                )
 
     def mend(self, _: Member) -> None:
         self._world.note("all links are mended")
